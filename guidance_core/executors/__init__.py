@@ -1,0 +1,1 @@
+"""What runs models: a contract (`base`) and its implementations beside it."""

@@ -1,0 +1,168 @@
+"""The words that all rooms share: what is asked of an executor, and what it answers.
+
+Everything here is plain data: immutable, picklable, free of any dialect and of any executor, and cheap to import (no
+torch, no transformers). A dialect builds a `GenerationRequest`; an executor answers it with `TokenDelta`s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+"""Why a choice ended.
+
+``stop``: an end-of-sequence or stop token was sampled, or the grammar can go no further; under a grammar the answer is
+then *in* the grammar. ``length``: cut off by ``max_tokens`` or by the context. Failures are exceptions (`errors`), never
+finish reasons.
+"""
+
+GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A constraint that has been validated against the model's tokenizer.
+
+    Attributes:
+        source: llguidance's serialised grammar (a JSON object with ``grammars``, or Lark text), as `llguidance.LLMatcher`
+            takes it.
+        kind: what the client wrote, so that an executor which cannot run every kind can refuse by name.
+        definition: the client's own text (schema as canonical JSON, regex, Lark, or choices as JSON), for executors that
+            have a guided decoding of their own.
+        key: content hash of ``source``; equal keys mean equal grammars.
+    """
+
+    source: str
+    kind: GrammarKind
+    definition: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen. Every field is honoured or the request is refused.
+
+    The order of operations on the logits of a row is: ``logit_bias``, penalties, ``min_tokens`` (end tokens forbidden),
+    grammar mask, ``temperature``, ``top_k``, ``top_p``, ``min_p``, draw. A grammar that allows nothing but the end wins
+    over ``min_tokens``.
+
+    Attributes:
+        max_tokens: most tokens to answer per choice, at least 1; forced tokens count.
+        min_tokens: no end-of-sequence or stop token before this many tokens.
+        n: number of choices (0 … n-1).
+        temperature: 0 is greedy (ties go to the lowest token id).
+        top_k: keep the k likeliest; 0 keeps all.
+        top_p: nucleus, in (0, 1]; 1 keeps all.
+        min_p: keep what has at least this share of the likeliest token's probability, in [0, 1]; 0 keeps all.
+        repetition_penalty: > 0; divides positive and multiplies negative logits of tokens in the prompt or the answer
+            (CTRL, as Hugging Face and vLLM define it); 1 is off.
+        presence_penalty: subtracted once from the logits of tokens in the answer so far (OpenAI).
+        frequency_penalty: subtracted once per occurrence in the answer so far (OpenAI).
+        logit_bias: token id → added to its logit.
+        seed: choice i draws from a generator of its own, a function of (seed, i) only, so that an answer does not
+            depend on its batch mates; None draws a fresh seed.
+        logprobs: None for none, 0 for the chosen token's only, k for the k likeliest tokens besides it. They are the
+            log-softmax of the model's raw logits: before bias, penalties, mask and temperature.
+        stop_token_ids: tokens that end a choice besides the model's own end tokens; never part of the answer.
+        ignore_eos: the model's own end tokens do not end the answer (they may still be sampled).
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    logprobs: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request to an executor: a prompt, how to sample, and what the answer must be.
+
+    Attributes:
+        request_id: unique among the requests in flight.
+        prompt_ids: the prompt's token ids, at least one.
+        sampling: see `SamplingParams`.
+        grammar: the constraint on the answer (from its first token), or None.
+        stop: stop strings. Executors that answer token ids leave them to `output`; executors that answer text must
+            honour them.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    grammar: Grammar | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probabilities at one position of the answer.
+
+    Attributes:
+        token_id: the token that was answered.
+        logprob: its natural-log probability (finite unless the model itself gives it none).
+        top: the likeliest ``SamplingParams.logprobs`` tokens as (token id, logprob), likeliest first; the answered token
+            need not be among them.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceTimes:
+    """What guidance did for one delta.
+
+    Attributes:
+        forced_tokens: how many of the delta's tokens the grammar forced (appended without sampling).
+        mask_seconds: time spent computing this sequence's masks; where a batch is filled together, the batch's time
+            divided by its rows.
+        wait_seconds: the part of it that was not hidden behind the forward pass.
+        allowed_mass: probability that the model itself gave to what the grammar allowed at the sampled token, in
+            [0, 1]; None where it was not measured.
+    """
+
+    forced_tokens: int = 0
+    mask_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    allowed_mass: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDelta:
+    """The next piece of one choice.
+
+    End-of-sequence and stop tokens are never in ``token_ids`` (except end tokens under ``ignore_eos``), but each one
+    that was sampled counts as a completion token: see ``stop_token_id``.
+
+    Attributes:
+        index: which choice.
+        token_ids: new tokens, possibly none (in a last delta), several where tokens were forced.
+        text: only from executors that answer text instead of token ids; then ``token_ids`` is empty.
+        logprobs: one per token in ``token_ids`` where ``SamplingParams.logprobs`` asks for them.
+        finish_reason: set on a choice's last delta, exactly once.
+        stop_token_id: the token that ended the choice, where one did.
+        guidance: only under a grammar.
+        cached_tokens: on the first delta of a choice: how many prompt tokens came out of the prefix cache.
+    """
+
+    index: int
+    token_ids: tuple[int, ...] = ()
+    text: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    guidance: GuidanceTimes | None = None
+    cached_tokens: int | None = None
