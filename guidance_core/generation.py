@@ -12,9 +12,9 @@ from typing import Literal
 FinishReason = Literal["stop", "length"]
 """Why a choice ended.
 
-``stop``: an end-of-sequence or stop token was sampled, or the grammar can go no further; under a grammar the answer is
-then *in* the grammar. ``length``: cut off by ``max_tokens`` or by the context. Failures are exceptions (`errors`), never
-finish reasons.
+``stop``: an end-of-sequence or stop token was sampled, or the grammar can go no further; under a grammar the answer
+is then *in* the grammar. ``length``: cut off by ``max_tokens`` or by the context, or, under a grammar, by a stop token
+where the grammar does not end. Failures are exceptions (`errors`), never finish reasons.
 """
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance"]
@@ -25,11 +25,11 @@ class Grammar:
     """A constraint that has been validated against the model's tokenizer.
 
     Attributes:
-        source: llguidance's serialised grammar (a JSON object with ``grammars``, or Lark text), as `llguidance.LLMatcher`
-            takes it.
+        source: llguidance's serialised grammar (a JSON object with ``grammars``, or Lark text), as
+            `llguidance.LLMatcher` takes it.
         kind: what the client wrote, so that an executor which cannot run every kind can refuse by name.
-        definition: the client's own text (schema as canonical JSON, regex, Lark, or choices as JSON), for executors that
-            have a guided decoding of their own.
+        definition: the client's own text (schema as canonical JSON, regex, Lark, or choices as JSON), for executors
+            that have a guided decoding of their own.
         key: content hash of ``source``; equal keys mean equal grammars.
     """
 
@@ -112,8 +112,8 @@ class TokenLogprob:
     Attributes:
         token_id: the token that was answered.
         logprob: its natural-log probability (finite unless the model itself gives it none).
-        top: the likeliest ``SamplingParams.logprobs`` tokens as (token id, logprob), likeliest first; the answered token
-            need not be among them.
+        top: the likeliest ``SamplingParams.logprobs`` tokens as (token id, logprob), likeliest first; the answered
+            token need not be among them.
     """
 
     token_id: int
