@@ -1,0 +1,1 @@
+"""From what a client wrote to a validated llguidance grammar."""

@@ -1,0 +1,1 @@
+"""Guidance of a running batch: which tokens each sequence may take next."""

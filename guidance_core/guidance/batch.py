@@ -1,0 +1,247 @@
+"""The matchers of a running batch: masks, commits and forced tokens, step by step.
+
+One step is ``begin`` (masks start to be filled behind the forward pass) → ``apply`` (logits are masked) → ``commit``
+(what was sampled moves the matchers on). Nothing here is allocated per step in proportion to the vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+
+import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+
+from guidance_core.config import GuidanceSettings
+from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import Grammar
+from guidance_core.grammar.limits import parser_limits
+from kernels.mask_logits import mask_logits
+
+_MATCHERS_PER_LEXER = 256
+"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
+
+_STOPPED_IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
+"""llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceRowTimes:
+    """What one sequence's mask cost in one step.
+
+    Attributes:
+        mask_seconds: time that filling the batch's masks took, divided by its rows.
+        wait_seconds: the part of it that the forward pass did not hide, divided likewise.
+        error: why the sequence has no mask (it must end with an error); its row then allows only the end tokens.
+    """
+
+    mask_seconds: float
+    wait_seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Where a sequence stands after a sampled token.
+
+    Attributes:
+        forced: tokens that the grammar now forces, already consumed by the matcher; never an end token.
+        stopped: the grammar can only end here: no end token needs to be sampled.
+        accepting: the text so far, with ``forced``, is in the grammar.
+        error: the sequence failed and must end with an error; its neighbours are untouched.
+    """
+
+    forced: tuple[int, ...] = ()
+    stopped: bool = False
+    accepting: bool = False
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Prototype:
+    """A matcher at the grammar's start, perhaps still being compiled, to be copied for each sequence."""
+
+    matcher: Future[LLMatcher]
+    copies: int = 0
+
+
+class GuidanceBatch:
+    """The matchers of one running batch.
+
+    All methods are called from one thread, the one that runs the model; masks are filled in a worker thread and in
+    llguidance's own pool, neither of which ever calls torch.
+    """
+
+    def __init__(
+        self,
+        tokenizer: LLTokenizer,
+        *,
+        vocab_size: int,
+        max_rows: int,
+        settings: GuidanceSettings,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Allocate the masks.
+
+        Args:
+            tokenizer: of `grammar.tokenizer.load_ll_tokenizer`.
+            vocab_size: width of the logits; what is beyond the tokenizer's vocabulary is always forbidden.
+            max_rows: most rows of one step.
+            settings: limits, threads, and whether to force tokens.
+            device: where the logits are.
+        """
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._settings = settings
+        self._limits = parser_limits(settings)
+        self._eos = frozenset(tokenizer.eos_tokens)
+        self._executor = LLExecutor(num_threads=settings.threads or min(8, cpu_count() or 1))
+        self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
+        self._compile_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-compile")
+        words = -(-tokenizer.vocab_size // 32)
+        pinned = torch.device(device).type == "cuda"
+        self._bitmask = torch.zeros((max_rows, words), dtype=torch.int32, pin_memory=pinned)
+        self._prototypes: OrderedDict[str, _Prototype] = OrderedDict()
+        self._matchers: dict[int, LLMatcher] = {}
+        self._rows: list[tuple[int, int]] = []
+        self._filling: Future[float] | None = None
+
+    def prepare(self, grammar: Grammar) -> bool:
+        """Start compiling a grammar without blocking, and say whether `add` will not have to wait.
+
+        An engine calls this for requests that wait for a slot: compiling takes a millisecond or so as a rule, but up
+        to a second for the largest grammars, during which no other sequence should stand still.
+        """
+        return self._prototype(grammar).matcher.done()
+
+    def add(self, sequence_id: int, grammar: Grammar) -> None:
+        """Start guiding a sequence.
+
+        Raises:
+            InvalidGrammar: llguidance does not take the grammar.
+        """
+        prototype = self._prototype(grammar)
+        matcher = prototype.matcher.result()
+        if matcher.is_error():
+            raise InvalidGrammar(matcher.get_error())
+        prototype.copies += 1
+        self._matchers[sequence_id] = matcher.deep_copy()
+
+    def remove(self, sequence_id: int) -> None:
+        """Forget a sequence, at any time between two steps' calls. Unknown ids are ignored."""
+        self._matchers.pop(sequence_id, None)
+
+    def forced(self, sequence_id: int) -> tuple[int, ...]:
+        """Tokens that the grammar forces before anything is sampled, now consumed by the matcher.
+
+        A failure, however unlikely, shows in the sequence's first `apply` or `commit`.
+        """
+        return self._consume_forced(self._matchers[sequence_id])
+
+    def begin(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Start filling masks behind the forward pass.
+
+        Args:
+            rows: (row of the logits, sequence id) for each sequence whose next token is sampled in this step.
+        """
+        self._settle()
+        self._rows = list(rows)
+        if self._rows:
+            matchers = [(self._matchers[sequence_id], index) for index, (_, sequence_id) in enumerate(self._rows)]
+            self._filling = self._mask_worker.submit(self._fill, matchers)
+
+    def apply(self, logits: torch.Tensor) -> dict[int, GuidanceRowTimes]:
+        """Mask the logits of the rows named in `begin`, in place; waits only for masks that are not done.
+
+        Args:
+            logits: float32 [rows, vocab_size].
+
+        Returns:
+            What each sequence's mask cost, by sequence id.
+        """
+        if self._filling is None:
+            return {}
+        waited = time.perf_counter()
+        filling, self._filling = self._filling, None
+        share = 1 / len(self._rows)
+        mask_seconds = filling.result() * share
+        wait_seconds = min((time.perf_counter() - waited) * share, mask_seconds)
+        mask_logits(logits, self._bitmask, rows=[row for row, _ in self._rows])
+        return {
+            sequence_id: GuidanceRowTimes(mask_seconds, wait_seconds, self._error(sequence_id))
+            for _, sequence_id in self._rows
+        }
+
+    def commit(self, sampled: Sequence[tuple[int, int]]) -> dict[int, Commit]:
+        """Move matchers on by the sampled tokens, and by what the grammar forces after them.
+
+        Args:
+            sampled: (sequence id, token id), end tokens included.
+
+        Returns:
+            Where each sequence stands, by sequence id.
+        """
+        if not sampled:
+            return {}
+        self._settle()
+        self._executor.consume_token_par([(self._matchers[sequence_id], token) for sequence_id, token in sampled])
+        return {sequence_id: self._standing(sequence_id, token) for sequence_id, token in sampled}
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._mask_worker.shutdown(wait=True, cancel_futures=True)
+        self._compile_worker.shutdown(wait=True, cancel_futures=True)
+
+    def _prototype(self, grammar: Grammar) -> _Prototype:
+        prototype = self._prototypes.get(grammar.key)
+        if prototype is None or prototype.copies >= _MATCHERS_PER_LEXER:
+            prototype = _Prototype(self._compile_worker.submit(self._compile, grammar.source))
+            self._prototypes[grammar.key] = prototype
+        self._prototypes.move_to_end(grammar.key)
+        while len(self._prototypes) > max(1, self._settings.cache_size):
+            self._prototypes.popitem(last=False)
+        return prototype
+
+    def _standing(self, sequence_id: int, token: int) -> Commit:
+        matcher = self._matchers[sequence_id]
+        forced = self._consume_forced(matcher) if token not in self._eos else ()
+        error = self._error(sequence_id)
+        if error is not None:
+            return Commit(error=error)
+        stopped = matcher.is_stopped()
+        return Commit(forced, stopped=stopped, accepting=stopped or matcher.is_accepting())
+
+    def _consume_forced(self, matcher: LLMatcher) -> tuple[int, ...]:
+        if not self._settings.forced_tokens or matcher.is_stopped():
+            return ()
+        forced = matcher.compute_ff_tokens()
+        # An end token is the engine's to sample; a token wider than the logits cannot be fed to the model.
+        usable = next((i for i, t in enumerate(forced) if t in self._eos or t >= self._vocab_size), len(forced))
+        return tuple(forced[: matcher.try_consume_tokens(forced[:usable])]) if usable else ()
+
+    def _error(self, sequence_id: int) -> str | None:
+        matcher = self._matchers[sequence_id]
+        if matcher.is_error():
+            return matcher.get_error()
+        if matcher.is_stopped() and matcher.stop_reason() not in _STOPPED_IN_GRAMMAR:
+            return f"llguidance gave up: {matcher.stop_reason()}"
+        return None
+
+    def _settle(self) -> None:
+        """Wait for masks that nobody applied: matchers must not be touched while they are filled."""
+        if self._filling is not None:
+            self._filling.result()
+            self._filling = None
+
+    def _compile(self, source: str) -> LLMatcher:
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+
+    def _fill(self, matchers: list[tuple[LLMatcher, int]]) -> float:
+        start = time.perf_counter()
+        rows, words = self._bitmask.shape
+        self._executor.unsafe_compute_mask_ptr(matchers, self._bitmask.data_ptr(), words * 4, rows)
+        return time.perf_counter() - start

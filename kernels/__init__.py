@@ -1,0 +1,1 @@
+"""What touches every logit: fast paths with a plain twin to check them against."""
