@@ -1,0 +1,161 @@
+"""Prompts in any form → token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ..errors import ContextLengthExceeded, InvalidRequest
+from .chat_template import ChatTemplate
+from .messages import Message
+from .model_folder import load_chat_templates, load_special_tokens, load_tokenizer
+
+
+class PromptTokenizer:
+    """A model's tokenizer and chat template.
+
+    Its methods are synchronous and thread-safe. Tokenising releases the GIL and takes about 0.3 µs per character, so
+    callers on an event loop hand long prompts to a thread.
+
+    Special tokens that are spelled out in a prompt or in a message (``<|im_end|>``) become those special tokens, as in
+    `transformers` and the servers built on it: whoever puts foreign text into messages must remove them first.
+
+    Attributes:
+        tokenizer: the `tokenizers.Tokenizer`, for `output`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        templates: Mapping[str, ChatTemplate],
+        *,
+        bos_token: str | None = None,
+    ) -> None:
+        """Put together from parts; `from_folder` is the usual way.
+
+        Args:
+            tokenizer: without truncation and padding.
+            templates: by name: ``default``, and ``tool_use`` where the model has one of its own for tools.
+            bos_token: the token that starts every text, if the model has one.
+        """
+        self.tokenizer = tokenizer
+        self._templates = dict(templates)
+        self._bos_id: int | None = tokenizer.token_to_id(bos_token) if bos_token is not None else None
+        self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, *, chat_template: Path | str | None = None) -> PromptTokenizer:
+        """Read a Hugging Face model folder.
+
+        Args:
+            folder: has ``tokenizer.json`` and, usually, ``tokenizer_config.json`` and ``chat_template.jinja``.
+            chat_template: a file to use instead of the model's own templates.
+
+        Raises:
+            FileNotFoundError: no ``tokenizer.json``, or no such ``chat_template``.
+            ValueError: a chat template is not valid Jinja; the message says which.
+        """
+        folder = Path(folder)
+        special_tokens = load_special_tokens(folder)
+        if chat_template is not None:
+            sources = {"default": Path(chat_template).read_text(encoding="utf-8")}
+        else:
+            sources = load_chat_templates(folder)
+        origin = chat_template or folder
+        templates = {name: _compile(source, special_tokens, f"{origin} ({name})") for name, source in sources.items()}
+        return cls(load_tokenizer(folder), templates, bos_token=special_tokens.get("bos_token"))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` can work at all."""
+        return "default" in self._templates
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+        context: int | None = None,
+    ) -> tuple[int, ...]:
+        """The token ids of a conversation.
+
+        Args:
+            messages: the conversation, as JSON.
+            tools: tool descriptions, as JSON schemas in OpenAI's shape.
+            add_generation_prompt: end with what starts the assistant's turn.
+            variables: further template variables (vLLM's ``chat_template_kwargs``).
+            context: the model's context in tokens: what cannot fit by far is refused before it is tokenised.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or the template refuses the messages.
+            Unsupported: a content part that is not text.
+            ContextLengthExceeded: the messages cannot fit into ``context``.
+        """
+        template = self._templates.get("tool_use") if tools is not None else None
+        template = template or self._templates.get("default")
+        if template is None:
+            raise InvalidRequest(
+                "This model has no chat template. Use /v1/completions with a plain prompt, or name a template file in "
+                "the setting model.chat_template.",
+                param="messages",
+            )
+        text = template.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            variables=variables,
+            max_chars=None if context is None else context * self._longest_token,
+        )
+        # The template writes the special tokens itself: the tokenizer adds none (a second BOS harms most models).
+        return self._encode(text, add_special_tokens=False)
+
+    def instruction(
+        self, prompt: str, *, system_prompt: str | None = None, context: int | None = None
+    ) -> tuple[int, ...]:
+        """The token ids of one user message, after a system message if there is one. Raises as `chat`."""
+        messages = [{"role": "user", "content": prompt}]
+        if system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        return self.chat(messages, context=context)
+
+    def completion(self, prompt: str | Sequence[int], *, context: int | None = None) -> tuple[int, ...]:
+        """The token ids of a plain prompt.
+
+        Text gets the special tokens that the tokenizer adds by itself, except a second BOS where the text already
+        starts with one; ids pass through unchanged.
+
+        Args:
+            prompt: text, or token ids.
+            context: as in `chat`.
+
+        Raises:
+            ContextLengthExceeded: the text cannot fit into ``context``.
+        """
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        if context is not None and len(prompt) > context * self._longest_token:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(prompt)} characters, more than the model's context of {context} tokens can "
+                "hold: shorten it.",
+                param="prompt",
+            )
+        ids = self._encode(prompt, add_special_tokens=True)
+        if self._bos_id is not None and ids[:2] == (self._bos_id, self._bos_id):
+            return ids[1:]
+        return ids
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        # Of the encode methods only those for batches release the GIL; the fast one leaves out offsets.
+        return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+
+def _compile(source: str, special_tokens: Mapping[str, str], origin: str) -> ChatTemplate:
+    try:
+        return ChatTemplate(source, special_tokens=special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
