@@ -1,0 +1,150 @@
+"""The answer of one choice, from an executor's token deltas to what a client may read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..generation import FinishReason, TokenDelta, TokenLogprob
+from .detokenizer import Detokenizer
+from .logprobs import TokenTextLogprob, with_text
+from .stop_strings import StopStrings
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of a choice's answer.
+
+    Attributes:
+        text: new text, in whole characters, certain to be before any stop string; may be empty.
+        logprobs: of the tokens whose text begins in ``text``; None where the executor sent none.
+        finish_reason: set on the last piece.
+    """
+
+    text: str
+    logprobs: tuple[TokenTextLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChoiceOutput:
+    """Turns the `TokenDelta`s of one choice into `TextDelta`s.
+
+    The pieces add up to the choice's whole text, cut before the first stop string, however the tokens are cut into
+    deltas. Log-probabilities come with the text that their token begins; those of tokens behind a stop string are
+    dropped with their text.
+
+    Attributes:
+        completion_tokens: tokens so far that were sampled or forced, with end and stop tokens and with those of a stop
+            string, but nothing after it. For executors that answer text: at the end, the tokens of that text.
+        finish_reason: None until the choice has ended; then further deltas are ignored.
+        stop_string: the stop string that ended the choice, or None. When it appears, the caller tells the executor
+            (`Executor.finish_choice`), which knows nothing of stop strings.
+        stop_token_id: the token that ended the choice, or None.
+    """
+
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        *,
+        stop: StopStrings | None = None,
+        skip_special_tokens: bool = True,
+        keep_leading_space: bool = True,
+        in_grammar: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Start a choice.
+
+        Args:
+            detokenizer: the model's.
+            stop: stop strings that end the answer.
+            skip_special_tokens: special tokens have no text.
+            keep_leading_space: see `Detokenizer.stream`; always kept under a grammar, whose text must not change.
+            in_grammar: under a grammar: whether a text is a complete answer. A stop string that cuts the answer where
+                it is not one gives ``length`` as the finish reason: ``stop`` promises a complete answer.
+        """
+        self.completion_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.stop_string: str | None = None
+        self.stop_token_id: int | None = None
+        self._detokenizer = detokenizer
+        self._stream = detokenizer.stream(
+            skip_special_tokens=skip_special_tokens, keep_leading_space=keep_leading_space or in_grammar is not None
+        )
+        self._matcher = stop.matcher() if stop is not None and stop.strings else None
+        self._in_grammar = in_grammar
+        self._pieces: list[str] = []
+        self._text_only = False
+        # In characters of the answer: decoded so far, and given out so far.
+        self._decoded = 0
+        self._emitted = 0
+        # Log-probabilities of tokens whose text has not been given out, with the offset where it begins.
+        self._waiting: deque[tuple[int, TokenLogprob]] = deque()
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self._pieces)
+
+    def push(self, delta: TokenDelta) -> TextDelta:
+        """Take the choice's next delta.
+
+        Returns:
+            What can be given out now; its text and logprobs may be empty. With a stop string, this is the last piece.
+        """
+        if self.finish_reason is not None:
+            return TextDelta("")
+        pieces = []
+        if delta.text is not None:
+            self._text_only = True
+            pieces.append(self._certain(delta.text))
+        for i, token_id in enumerate(delta.token_ids):
+            self.completion_tokens += 1
+            if delta.logprobs is not None:
+                self._waiting.append((self._decoded, delta.logprobs[i]))
+            if text := self._stream.push(token_id):
+                pieces.append(self._certain(text))
+                if self.stop_string is not None:
+                    break
+        if delta.finish_reason is not None and self.stop_string is None:
+            if text := self._stream.finish():
+                pieces.append(self._certain(text))
+            if self.stop_string is None:
+                if self._matcher is not None:
+                    pieces.append(self._matcher.finish())
+                self.finish_reason = delta.finish_reason
+                if delta.stop_token_id is not None:
+                    self.completion_tokens += 1
+                    self.stop_token_id = delta.stop_token_id
+        return self._give_out("".join(pieces), with_logprobs=delta.logprobs is not None)
+
+    def _certain(self, text: str) -> str:
+        """Pass new text through the stop strings; return what may be given out."""
+        self._decoded += len(text)
+        if self._matcher is None:
+            return text
+        certain = self._matcher.push(text)
+        self.stop_string = self._matcher.hit
+        return certain
+
+    def _give_out(self, text: str, *, with_logprobs: bool) -> TextDelta:
+        if text:
+            self._emitted += len(text)
+            self._pieces.append(text)
+        if self.stop_string is not None:
+            complete = self._in_grammar is None or self._in_grammar(self.text)
+            self.finish_reason = "stop" if complete else "length"
+        logprobs = None
+        if with_logprobs or self._waiting:
+            logprobs = self._released()
+        if self.finish_reason is not None and self._text_only:
+            self.completion_tokens = self._detokenizer.count(self.text)
+        return TextDelta(text, logprobs, self.finish_reason)
+
+    def _released(self) -> tuple[TokenTextLogprob, ...]:
+        """Log-probabilities of the tokens that begin before the end of what has been given out."""
+        everything = self.finish_reason is not None and self.stop_string is None
+        released = []
+        while self._waiting and (everything or self._waiting[0][0] < self._emitted):
+            offset, logprob = self._waiting.popleft()
+            released.append(with_text(logprob, self._detokenizer, offset))
+        return tuple(released)
