@@ -1,0 +1,88 @@
+"""Compiles constraints off the event loop, once per content, and refuses what llguidance refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
+from llguidance import LLMatcher, LLTokenizer
+
+from guidance_core.config import GuidanceSettings
+from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import Grammar
+from guidance_core.grammar.constraint import Constraint
+from guidance_core.grammar.limits import parser_limits
+
+_THREADS = 2
+
+
+class GrammarCompiler:
+    """Turns constraints into validated grammars.
+
+    Results and refusals are kept for `GuidanceSettings.cache_size` constraints; equal constraints that come together
+    compile once. Used from one event loop.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings) -> None:
+        """Keep the tokenizer that grammars are validated against."""
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._limits = parser_limits(settings)
+        self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="grammar")
+        self._compiled: OrderedDict[Constraint, asyncio.Future[Grammar]] = OrderedDict()
+
+    async def compile(self, constraint: Constraint, *, param: str | None = None) -> Grammar:
+        """Validate a constraint against the model's tokenizer.
+
+        Args:
+            constraint: one of `constraint`'s.
+            param: the request field that it comes from, for the error.
+
+        Raises:
+            InvalidGrammar: it is too long, malformed, or llguidance refuses it; the message says why.
+        """
+        future = self._compiled.get(constraint)
+        if future is None or future.cancelled():
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._threads, self._compile, constraint)
+            future.add_done_callback(_retrieve)
+            self._compiled[constraint] = future
+        self._compiled.move_to_end(constraint)
+        while len(self._compiled) > self._settings.cache_size:
+            self._compiled.popitem(last=False)
+        try:
+            # Shielded: a client that goes away must not cancel what another one waits for.
+            return await asyncio.shield(future)
+        except InvalidGrammar as error:
+            raise InvalidGrammar(error.message, param=param) from error
+
+    def accepts(self, grammar: Grammar, text: bytes) -> bool:
+        """Whether a whole text is in a grammar."""
+        matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=self._limits)
+        tokens = self._tokenizer.tokenize_bytes(text)
+        return matcher.try_consume_tokens(tokens) == len(tokens) and not matcher.is_error() and matcher.is_accepting()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, constraint: Constraint) -> Grammar:
+        if len(constraint.definition.encode()) > self._settings.max_grammar_bytes:
+            raise InvalidGrammar(
+                f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
+            )
+        source = constraint.source()
+        is_error, messages = LLMatcher.validate_grammar_with_warnings(source, self._tokenizer, limits=self._limits)
+        if messages:
+            # A warning is no better than an error: each says that something in the grammar is not enforced.
+            what = "llguidance refuses the grammar" if is_error else "llguidance would not enforce all of the grammar"
+            raise InvalidGrammar(f"{what}: {'; '.join(messages)}")
+        return Grammar(source, constraint.kind, constraint.definition, sha256(source.encode()).hexdigest())
+
+
+def _retrieve(future: asyncio.Future[Grammar]) -> None:
+    """Look at a failure, so that asyncio does not log one whose client has gone."""
+    if not future.cancelled():
+        future.exception()

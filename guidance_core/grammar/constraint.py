@@ -1,0 +1,158 @@
+"""What a client wants its answer to be, as a dialect hands it over: checked for shape, not yet compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import any_to_lark
+
+from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import GrammarKind
+from guidance_core.grammar.json_schema import json_schema_grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One constraint, cheap to make and to compare.
+
+    Attributes:
+        kind: what the client wrote.
+        definition: the client's own text, as `Grammar.definition` has it.
+    """
+
+    kind: GrammarKind
+    definition: str
+
+    def source(self) -> str:
+        """Llguidance's serialised grammar; takes up to some tenths of a second for the largest schemas.
+
+        Raises:
+            InvalidGrammar: the definition is malformed, or needs what cannot be promised.
+        """
+        match self.kind:
+            case "json_schema" | "json_object":
+                return json_schema_grammar(json.loads(self.definition))
+            case "choice":
+                return LLMatcher.grammar_from_regex("|".join(map(_escaped, json.loads(self.definition))))
+            case "regex":
+                return LLMatcher.grammar_from_regex(self.definition)
+            case "lark" | "llguidance":
+                return self.definition
+
+
+def json_schema(schema: Any) -> Constraint:
+    """A JSON value that validates against the schema: an object, or true (any JSON value).
+
+    Raises:
+        InvalidGrammar: not a schema, or one that nothing satisfies.
+    """
+    if schema is True:
+        schema = {}
+    elif schema is False:
+        raise InvalidGrammar("The JSON schema is false: no value satisfies it.")
+    if not isinstance(schema, dict):
+        raise InvalidGrammar(f"A JSON schema must be an object or true, not {type(schema).__name__}.")
+    return _constraint("json_schema", _json(schema))
+
+
+def json_object() -> Constraint:
+    """Any JSON object."""
+    return Constraint("json_object", '{"type": "object"}')
+
+
+def regex(pattern: Any) -> Constraint:
+    """Text that matches the pattern from its first to its last character, in the syntax of Rust's ``regex`` crate.
+
+    Raises:
+        InvalidGrammar: not a string.
+    """
+    return _constraint("regex", pattern)
+
+
+def choice(options: Any) -> Constraint:
+    """Exactly one of the given strings.
+
+    Raises:
+        InvalidGrammar: not a list of at least one string.
+    """
+    if not isinstance(options, Sequence) or isinstance(options, str) or not options:
+        raise InvalidGrammar("A choice must be a list of at least one string.")
+    if not all(isinstance(option, str) for option in options):
+        raise InvalidGrammar("Every option of a choice must be a string.")
+    return _constraint("choice", _json(list(options)))
+
+
+def lark(text: Any) -> Constraint:
+    """Text in a context-free language, in llguidance's Lark syntax.
+
+    Raises:
+        InvalidGrammar: not a string.
+    """
+    constraint = _constraint("lark", text)
+    if constraint.definition.lstrip().startswith("{"):
+        raise InvalidGrammar("A Lark grammar cannot start with '{'; is it a serialised llguidance grammar?")
+    return constraint
+
+
+def ebnf(text: Any) -> Constraint:
+    """A grammar in Lark, or in llama.cpp's GBNF (recognised by its ``::=``), which is translated to Lark.
+
+    Raises:
+        InvalidGrammar: not a string, or GBNF that does not translate.
+    """
+    gbnf = _constraint("lark", text).definition
+    try:
+        return lark(any_to_lark(gbnf))
+    except InvalidGrammar:
+        raise
+    except Exception as error:  # the translator has no base class for its errors
+        raise InvalidGrammar(f"The GBNF grammar could not be read: {error}") from error
+
+
+def llguidance(grammar: Any) -> Constraint:
+    """Llguidance's own serialised grammar, ``{"grammars": […]}`` as an object or as text, or Lark text.
+
+    It is enforced as llguidance reads it; JSON schemas inside of it get none of our stricter readings.
+
+    Raises:
+        InvalidGrammar: neither of these.
+    """
+    if isinstance(grammar, str) and not grammar.lstrip().startswith("{"):
+        return _constraint("llguidance", grammar)
+    try:
+        parsed = json.loads(grammar) if isinstance(grammar, str) else grammar
+    except (ValueError, RecursionError) as error:
+        raise InvalidGrammar(f"The llguidance grammar is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("grammars"), list):
+        raise InvalidGrammar('An llguidance grammar must be Lark text or an object with a list "grammars".')
+    if parsed.get("max_tokens") is not None:
+        raise InvalidGrammar('"max_tokens" of an llguidance grammar would cut answers off; use the request\'s own.')
+    return _constraint("llguidance", _json(parsed))
+
+
+def _constraint(kind: GrammarKind, definition: Any) -> Constraint:
+    if not isinstance(definition, str):
+        raise InvalidGrammar(f"A grammar of kind '{kind}' must be a string, not {type(definition).__name__}.")
+    if not definition.strip() and kind != "regex":
+        raise InvalidGrammar("The grammar is empty.")
+    try:
+        definition.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidGrammar("The grammar contains half of a surrogate pair, which no text can contain.") from error
+    return Constraint(kind, definition)
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidGrammar(f"The grammar is not a JSON value: {error}") from error
+
+
+def _escaped(text: str) -> str:
+    """The text as a regex that matches only it."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)
