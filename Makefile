@@ -5,12 +5,8 @@ BIN := .venv/bin
 SOURCES := service.py pack_model.py guidance_core kernels benchmarks tests
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
-# The package index's torch for Linux brings gigabytes of CUDA. Without a GPU take PyTorch's CPU build, unless pip is
-# configured to look elsewhere than the default index already.
-TORCH_INDEX = $(shell if test "$$(uname)" = Linux && ! command -v nvidia-smi >/dev/null \
-	&& ! $(BIN)/python -m pip config list | grep -qE 'index-url|find-links'; then \
-	echo --extra-index-url https://download.pytorch.org/whl/cpu; fi)
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary $(TORCH_INDEX)
+# PyTorch for Linux may bring gigabytes of CUDA; set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds to avoid it.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary
 
 .PHONY: help serve model test check format bench browser clean
 
