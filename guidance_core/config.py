@@ -1,14 +1,34 @@
 """Every setting, documented once.
 
-A setting is read from JSON5 files (merged in order), then from environment variables named
-``GUIDED_TRTLLM_<SECTION>__<FIELD>`` (values are JSON5, or plain text for strings). Unknown keys are errors.
+A setting is read from the JSON5 files that ``GUIDED_TRTLLM_CONFIG`` names (separated as in ``PATH``; merged in order,
+the last one wins), then from environment variables named ``GUIDED_TRTLLM_<SECTION>__<FIELD>``, such as
+``GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE=8`` or ``GUIDED_TRTLLM_EXECUTOR=torch``. ``null`` stands for no value. Unknown
+names and bad values are errors.
+
+``python -m guidance_core.config`` prints the settings in force as a JSON5 file, comments included.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import json5
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "GUIDED_TRTLLM_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+Keys = tuple[str, ...]
+"""Where a setting is: ``("torch", "max_batch_size")``, ``("executor",)``."""
+
+
+class BadSettings(Exception):
+    """Settings that cannot be used; the message has a line for each: where it is, what is wrong, what was meant."""
 
 
 class _Section(BaseModel):
@@ -87,6 +107,109 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
 
 
-def load_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        BadSettings: a file that cannot be read, an unknown name, or a bad value.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[Keys, str] = {}
+    for name in filter(None, environment.get(CONFIG_VARIABLE, "").split(os.pathsep)):
+        _merge(values, _read_file(Path(name)), origins, name, ())
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
+            keys = tuple(variable[len(PREFIX) :].lower().split("__"))
+            text = environment[variable]
+            nested: Any = None if text == "null" else text
+            for key in reversed(keys):
+                nested = {key: nested}
+            _merge(values, nested, origins, variable, ())
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(tuple(map(str, problem["loc"])), problem, origins) for problem in error.errors()]
+        raise BadSettings("\n".join(lines)) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json5.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSettings(f"{path}: {error.strerror}. {CONFIG_VARIABLE} names it.") from None
+    except ValueError as error:
+        raise BadSettings(f"{path} is not valid JSON5: {error}") from None
+    if not isinstance(content, dict):
+        raise BadSettings(f"{path} must hold an object with settings, such as {{torch: {{max_batch_size: 8}}}}.")
+    return content
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any], origins: dict[Keys, str], origin: str, above: Keys) -> None:
+    """Add ``values`` to ``into``, section by section, and note in ``origins`` where each comes from."""
+    for key, value in values.items():
+        keys = (*above, key)
+        if isinstance(value, dict) and key in into and not isinstance(into[key], dict):
+            continue  # what stands there instead of a section is an error, which must not be lost
+        origins[keys] = origin
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), value, origins, origin, keys)
+        else:
+            into[key] = value
+
+
+def _explain(keys: Keys, problem: Mapping[str, Any], origins: Mapping[Keys, str]) -> str:
+    """One line on one problem that pydantic found."""
+    while keys not in origins and len(keys) > 1:
+        # pydantic goes on to name the branch of a union.
+        keys = keys[:-1]
+    origin = origins.get(keys, CONFIG_VARIABLE)
+    from_variable = origin.startswith(PREFIX)
+    where = origin if from_variable else f"{origin}: {'.'.join(keys)}"
+    if problem["type"] == "extra_forbidden":
+        nearest = _nearest(keys)
+        write = _variable(nearest) if from_variable else ".".join(nearest)
+        return f"{where}: there is no such setting. Did you mean {write}?"
+    if problem["type"] == "model_type":
+        return f"{where} is a section, not a setting: {problem['input']!r} must be an object."
+    return f"{where}: {problem['msg']}, but it is {problem['input']!r}."
+
+
+def _nearest(keys: Keys) -> Keys:
+    """The setting that was most likely meant: the same field in another section, else the most similar name."""
+    known = _known()
+    same_field = [candidate for candidate in known if candidate[-1] == keys[-1]]
+    names = {".".join(candidate): candidate for candidate in same_field or known}
+    return names[difflib.get_close_matches(".".join(keys), names, n=1, cutoff=0.0)[0]]
+
+
+def _known() -> list[Keys]:
+    found: list[Keys] = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, _Section):
+            found += [(name, inner) for inner in section.model_fields]
+        else:
+            found.append((name,))
+    return found
+
+
+def _variable(keys: Keys) -> str:
+    return PREFIX + "__".join(keys).upper()
+
+
+def as_json5(section: _Section, indent: str = "") -> str:
+    """Settings as a JSON5 object, each with its description as a comment."""
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        is_section = isinstance(value, _Section)
+        lines.append(f"{indent}  // {type(value).__doc__ if is_section else field.description}")
+        lines.append(f"{indent}  {name}: {as_json5(value, indent + '  ') if is_section else json.dumps(value)},")
+    return "\n".join(["{", *lines, f"{indent}}}"])
+
+
+if __name__ == "__main__":
+    try:
+        print(as_json5(load_settings()))
+    except BadSettings as error:
+        raise SystemExit(f"error: {error}") from None

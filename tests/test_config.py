@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import json5
+import pytest
+
+from guidance_core.config import BadSettings, Settings, as_json5, load_settings
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_without_files_and_variables_the_defaults_hold() -> None:
+    assert load_settings({"PATH": "/bin"}) == Settings()
+
+
+def test_files_are_merged_in_order_section_by_section(tmp_path: Path) -> None:
+    first = write(
+        tmp_path / "a.json5", "{torch: {max_batch_size: 8, device: 'cpu'}, server: {max_choices: 2}} // first"
+    )
+    second = write(tmp_path / "b.json5", "{torch: {max_batch_size: 4,}}")
+    settings = load_settings({"GUIDED_TRTLLM_CONFIG": os.pathsep.join([first, second])})
+    assert settings.torch.max_batch_size == 4
+    assert settings.torch.device == "cpu"
+    assert settings.server.max_choices == 2
+
+
+def test_variables_win_over_files(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json5", "{torch: {max_batch_size: 8, num_threads: 3}}")
+    settings = load_settings({"GUIDED_TRTLLM_CONFIG": file, "GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE": "16"})
+    assert settings.torch.max_batch_size == 16
+    assert settings.torch.num_threads == 3
+
+
+def test_variables_are_read_as_the_fields_type() -> None:
+    settings = load_settings(
+        {
+            "GUIDED_TRTLLM_EXECUTOR": "torch",
+            "GUIDED_TRTLLM_TORCH__PREFIX_CACHE": "false",
+            "GUIDED_TRTLLM_TORCH__START_TIMEOUT": "1.5",
+            "GUIDED_TRTLLM_TORCH__MAX_MODEL_LEN": "null",
+            "GUIDED_TRTLLM_MODEL__SERVED_NAME": "8",
+        }
+    )
+    assert settings.torch.prefix_cache is False
+    assert settings.torch.start_timeout == 1.5
+    assert settings.torch.max_model_len is None
+    assert settings.model.served_name == "8"
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GUIDED_TRTLLM_TORCH__MAX_BACH_SIZE", "GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE"),
+        ("GUIDED_TRTLLM_TORCH_DEVICE", "GUIDED_TRTLLM_TORCH__DEVICE"),
+        ("GUIDED_TRTLLM_SERVER__MAX_BATCH_SIZE", "GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE"),
+        ("GUIDED_TRTLLM_EXECUTR", "GUIDED_TRTLLM_EXECUTOR"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_one(variable: str, meant: str) -> None:
+    with pytest.raises(BadSettings, match=rf"^{variable}: there is no such setting\. Did you mean {meant}\?$"):
+        load_settings({variable: "cpu"})
+
+
+def test_an_unknown_key_is_refused_with_its_file_and_the_nearest_key(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.json5", "{torch: {device: 'cpu'}}")
+    bad = write(tmp_path / "bad.json5", "{guidance: {cachesize: 3}, max_queue_size: 2}")
+    with pytest.raises(BadSettings) as raised:
+        load_settings({"GUIDED_TRTLLM_CONFIG": os.pathsep.join([good, bad])})
+    assert str(raised.value).splitlines() == [
+        f"{bad}: guidance.cachesize: there is no such setting. Did you mean guidance.cache_size?",
+        f"{bad}: max_queue_size: there is no such setting. Did you mean server.max_queue_size?",
+    ]
+
+
+def test_a_bad_value_is_refused_with_its_origin_and_the_value(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json5", "{torch: {dtype: 'int3', max_batch_size: 4}}")
+    with pytest.raises(BadSettings) as raised:
+        load_settings({"GUIDED_TRTLLM_CONFIG": file, "GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE": "5000"})
+    dtype, batch = sorted(str(raised.value).splitlines(), reverse=True, key=len)
+    assert dtype.startswith(f"{file}: torch.dtype: ")
+    assert "'bfloat16'" in dtype
+    assert dtype.endswith("but it is 'int3'.")
+    assert batch.startswith("GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE: ")
+    assert "1024" in batch
+    assert batch.endswith("but it is '5000'.")
+
+
+def test_a_value_in_place_of_a_section_is_refused_even_beside_good_ones() -> None:
+    with pytest.raises(BadSettings, match=r"^GUIDED_TRTLLM_TORCH is a section"):
+        load_settings({"GUIDED_TRTLLM_TORCH": "cpu", "GUIDED_TRTLLM_TORCH__DEVICE": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("{torch: ", "not valid JSON5"), ("[1]", "must hold an object"), (None, "No such file")]
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, complaint: str) -> None:
+    file = tmp_path / "settings.json5"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BadSettings, match=rf"settings\.json5.*{complaint}"):
+        load_settings({"GUIDED_TRTLLM_CONFIG": str(file)})
+
+
+def test_the_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
+    environment = {"GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE": "7", "GUIDED_TRTLLM_MODEL__SERVED_NAME": 'a "name"'}
+    settings = load_settings(environment)
+    file = write(tmp_path / "printed.json5", as_json5(settings))
+    assert load_settings({"GUIDED_TRTLLM_CONFIG": file}) == settings
+
+
+def test_the_module_prints_every_setting_with_its_description() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "guidance_core.config"], capture_output=True, text=True, check=True
+    ).stdout
+    assert set(json5.loads(printed)) == set(Settings.model_fields)
+    assert "// Most sequences in the running batch" in printed
+
+
+def test_every_setting_is_documented() -> None:
+    for section in Settings().__dict__.values():
+        for name, field in getattr(type(section), "model_fields", {}).items():
+            assert field.description, name
