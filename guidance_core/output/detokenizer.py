@@ -27,8 +27,12 @@ class Detokenizer:
         """Wrap a tokenizer, whose vocabulary must not change any more."""
         self._tokenizer = tokenizer
         self._rules = spelling_rules(tokenizer)
-        self._added = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
-        self.special_ids = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        # Added tokens are matched in raw text, before it is spelled in the vocabulary's alphabet.
+        self._raw_ids = frozenset(
+            id for id, token in added.items() if tokenizer.model.token_to_id(token.content) is None
+        )
         self._bytes: dict[int, bytes] = {}
 
     def stream(self, *, skip_special_tokens: bool = True, keep_leading_space: bool = True) -> DecodeStream:
@@ -73,7 +77,7 @@ class Detokenizer:
         if token_id in self.special_ids:
             return token.encode()
         if self._rules is not None:
-            return self._rules.spell(token, added=token_id in self._added)
+            return self._rules.spell(token, raw=token_id in self._raw_ids)
         # Between two tokens of its own kind, so that the space between words shows.
         return self._tokenizer.decode([token_id, token_id], skip_special_tokens=False)[
             len(self._tokenizer.decode([token_id], skip_special_tokens=False)) :
@@ -135,7 +139,7 @@ class _WindowStream(DecodeStream):
         self._done_text = ""
 
     def push(self, token_id: int) -> str:
-        if token_id in self._skipped:
+        if token_id in self._skipped or self._tokenizer.id_to_token(token_id) is None:
             return ""
         self._window.append(token_id)
         text = self._decode(self._window)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from ..errors import InvalidRequest
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
+"""Longest stop string: bounds the memory of the automaton and what a matcher holds back."""
 
 
 class StopStrings:
@@ -22,10 +24,10 @@ class StopStrings:
         """Compile.
 
         Args:
-            strings: at most 16, none empty.
+            strings: at most 16, each of 1 to 1024 characters.
 
         Raises:
-            InvalidRequest: too many of them, or an empty one.
+            InvalidRequest: too many of them, an empty one, or one that is too long.
         """
         if len(strings) > MAX_STOP_STRINGS:
             raise InvalidRequest(
@@ -33,6 +35,10 @@ class StopStrings:
             )
         if "" in strings:
             raise InvalidRequest("stop has an empty string, which would end every answer: remove it.", param="stop")
+        if (longest := max(map(len, strings), default=0)) > MAX_STOP_CHARS:
+            raise InvalidRequest(
+                f"stop has a string of {longest} characters; at most {MAX_STOP_CHARS} are allowed.", param="stop"
+            )
         self.strings = tuple(strings)
         # A state is a prefix of some string; state 0 is the empty one.
         self._next: list[dict[str, int]] = [{}]

@@ -17,8 +17,8 @@ class SpellingRules(ABC):
     """Token ↔ bytes, for decoders in which that does not depend on the neighbours."""
 
     @abstractmethod
-    def spell(self, token: str, *, added: bool) -> bytes:
-        """The bytes of a token inside a text. ``added``: it is one of the added tokens, which stand for themselves."""
+    def spell(self, token: str, *, raw: bool) -> bytes:
+        """The bytes of a token inside a text. ``raw``: an added token, which is written as itself."""
 
     def at_start(self, spelled: bytes) -> bytes:
         """The bytes of the same token where a text starts with it."""
@@ -39,8 +39,8 @@ def spelling_rules(tokenizer: Tokenizer) -> SpellingRules | None:
 class ByteLevelRules(SpellingRules):
     """Byte-level BPE (GPT-2, Llama 3, Qwen, …): each character of a token is one byte."""
 
-    def spell(self, token: str, *, added: bool) -> bytes:
-        if not added:
+    def spell(self, token: str, *, raw: bool) -> bytes:
+        if not raw:
             try:
                 return bytes([_BYTE_OF_CHARACTER[char] for char in token])
             except KeyError:
@@ -72,7 +72,7 @@ class SentencePieceRules(SpellingRules):
     byte_fallback: bool
     first_token: FirstToken
 
-    def spell(self, token: str, *, added: bool) -> bytes:
+    def spell(self, token: str, *, raw: bool) -> bytes:
         if self.byte_fallback and (byte := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(byte[1], 16)])
         for written, meant in self.replacements:
@@ -90,21 +90,22 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 def _sentencepiece_rules(steps: list[dict[str, Any]]) -> SentencePieceRules | None:
     replacements: list[tuple[str, str]] = []
-    byte_fallback = False
+    byte_fallback = fused = False
     first_token: FirstToken = "keep"
     for step in steps:
+        # Before Fuse a step sees single tokens, after it the whole text: each is understood on one side only.
         match step:
-            case {"type": "Replace", "pattern": {"String": str(written)}, "content": str(meant)}:
+            case {"type": "Replace", "pattern": {"String": str(written)}, "content": str(meant)} if not fused:
                 replacements.append((written, meant))
-            case {"type": "Metaspace", "replacement": str(written)}:
+            case {"type": "Metaspace", "replacement": str(written)} if not fused:
                 replacements.append((written, " "))
                 if step.get("prepend_scheme") != "never":
                     first_token = "strip all"
-            case {"type": "ByteFallback"}:
+            case {"type": "ByteFallback"} if not fused:
                 byte_fallback = True
             case {"type": "Fuse"}:
-                pass
-            case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+                fused = True
+            case {"type": "Strip", "content": " ", "start": 1, "stop": 0} if fused:
                 first_token = "strip one"
             case _:
                 return None
