@@ -31,6 +31,12 @@ class KVCache:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: torch.Tensor | None = None
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Of all layers; known once each had its first `update`."""
+        slabs = (slab for layer in self._layers.values() for slab in layer)
+        return sum(slab[0, 0].nbytes for slab in slabs)
+
     def begin(self, rows: torch.Tensor) -> None:
         """Say where the next forward pass writes.
 

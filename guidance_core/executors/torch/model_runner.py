@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from guidance_core.config import TorchSettings
-from guidance_core.executors.torch import attention
+from guidance_core.executors.torch import attention, self_check
 from guidance_core.executors.torch.attention import AttentionPlan, Span
 from guidance_core.executors.torch.kv_cache import KVCache
+from guidance_core.executors.torch.packed_linear import can_pack, pack_linear_layers
+from guidance_core.executors.torch.segment import Segment
+
+__all__ = ["ModelRunner", "Segment"]
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_MAX_MODEL_LEN = 8192
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive tokens of one sequence, to be run in a forward pass.
-
-    Attributes:
-        slot: KV cache slot of the sequence.
-        start: position of ``token_ids[0]``; the slot holds keys and values of all positions below.
-        token_ids: 1 (decode), a few (forced tokens) or a chunk of a prompt; at least one.
-        logits: of which tokens logits are wanted.
-    """
-
-    slot: int
-    start: int
-    token_ids: Sequence[int]
-    logits: Literal["none", "last", "all"]
+_LEAST_MAX_MODEL_LEN = 512
+"""A context that was not asked for is made to fit the GPU's memory down to this; below it, loading fails."""
 
 
 class ModelRunner:
@@ -66,21 +59,26 @@ class ModelRunner:
             torch.set_num_threads(settings.num_threads)
         self.device = _resolve_device(settings.device)
         self.dtype = _resolve_dtype(settings.dtype, self.device)
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        config, self._model = _load(model_path, self.dtype, self.device, trust_remote_code)
+        self.eos_token_ids = _eos_token_ids(model_path, config, trust_remote_code)
         self.max_model_len = _resolve_max_model_len(config, settings.max_model_len)
         self.num_slots = settings.max_batch_size
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_path,
-            config=config,
-            dtype=self.dtype,
-            attn_implementation=attention.NAME,
-            trust_remote_code=trust_remote_code,
-        )
-        self._model = model.to(self.device).eval().requires_grad_(False)
-        self.vocab_size: int = self._model.get_output_embeddings().weight.shape[0]
-        self.eos_token_ids = _eos_token_ids(model_path, config, trust_remote_code)
         self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
-        self._cache = KVCache(self.num_slots, self.max_model_len)
+        self._cache = KVCache(self_check.SLOTS, self_check.LENGTH)
+        try:
+            reference = self_check.reference_logits(self._model, self.device)
+            self_check.check_masks(self._model, self.max_model_len, self.device)
+            self._model.set_attn_implementation(attention.NAME)
+            if settings.packed_linear and can_pack(self.device, self.dtype):
+                pack_linear_layers(self._model, lambda: self._forward([Segment(0, 0, [0] * 8, "last")]))
+            self_check.check_logits(self._model, reference, self.dtype, self.forward, self.copy_prefix)
+        except Exception as error:
+            raise ValueError(
+                f"The embedded executor cannot serve {type(self._model).__name__} ({model_path}): {error}. "
+                "It serves decoder-only models whose attention goes through transformers' attention interface."
+            ) from error
+        self.vocab_size = reference.shape[-1]
+        self._cache = self._make_cache(self._cache.bytes_per_token, settings.max_model_len is None)
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
@@ -93,25 +91,41 @@ class ModelRunner:
             float32 ``[rows, vocab_size]`` on the device, the caller's to change: in the order of the segments, one row
             for ``last``, one per token for ``all``, none for ``none``.
         """
+        return self._forward(segments)
+
+    @torch.inference_mode()
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the keys and values of positions below ``length`` from one slot to another."""
+        self._cache.copy_prefix(source, target, length)
+
+    def warm_up(self) -> None:
+        """Run a prefill and a decode step of full size, so that the first requests meet no first-time costs."""
+        prompt = [0] * min(64, self.max_model_len - 1)
+        self.forward([Segment(0, 0, prompt, "last")])
+        self.forward([Segment(slot, len(prompt), [0], "last") for slot in range(self.num_slots)])
+
+    def _forward(self, segments: Sequence[Segment]) -> torch.Tensor:
+        spans = [Span(segment.slot, segment.start, len(segment.token_ids)) for segment in segments]
+        plan = AttentionPlan(spans, self.device)
         ids: list[int] = []
         positions: list[int] = []
         cache_rows: list[int] = []
-        spans: list[Span] = []
-        wanted: list[int] = []
-        for segment in segments:
-            first, length = len(ids), len(segment.token_ids)
-            spans.append(Span(first, length, segment.slot, segment.start))
+        first = [0] * len(segments)
+        for index in plan.order:
+            segment, span = segments[index], spans[index]
+            first[index] = len(ids)
             ids.extend(segment.token_ids)
-            positions.extend(range(segment.start, segment.start + length))
-            row = segment.slot * self.max_model_len + segment.start
-            cache_rows.extend(range(row, row + length))
-            if segment.logits == "last":
-                wanted.append(first + length - 1)
-            elif segment.logits == "all":
-                wanted.extend(range(first, first + length))
+            positions.extend(range(span.start, span.start + span.length))
+            row = span.slot * self._cache.max_len + span.start
+            cache_rows.extend(range(row, row + span.length))
+        wanted: list[int] = []
+        for segment, span, begin in zip(segments, spans, first, strict=True):
+            end = begin + span.length
+            if segment.logits != "none":
+                wanted.extend(range(begin if segment.logits == "all" else end - 1, end))
         rows = torch.tensor(wanted, dtype=torch.int64, device=self.device)
         self._cache.begin(torch.tensor(cache_rows, device=self.device))
-        token = attention.current_plan.set(AttentionPlan(spans, self.device))
+        token = attention.current_plan.set(plan)
         try:
             output = self._model(
                 input_ids=torch.tensor([ids], device=self.device),
@@ -125,15 +139,51 @@ class ModelRunner:
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
 
-    @torch.inference_mode()
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Copy the keys and values of positions below ``length`` from one slot to another."""
-        self._cache.copy_prefix(source, target, length)
+    def _make_cache(self, bytes_per_token: int, may_shrink: bool) -> KVCache:
+        """The cache that requests use, within the memory that there is."""
+        tokens = self.num_slots * self.max_model_len
+        if self.device.type != "cuda":
+            physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            if tokens * bytes_per_token > physical / 2:
+                logger.warning(
+                    "A KV cache of %d slots with %d tokens each takes %.1f GB if all are used, of %.1f GB of memory; "
+                    "torch.max_batch_size and torch.max_model_len limit it.",
+                    self.num_slots,
+                    self.max_model_len,
+                    tokens * bytes_per_token / 1e9,
+                    physical / 1e9,
+                )
+            return KVCache(self.num_slots, self.max_model_len)
+        free = int(torch.cuda.mem_get_info(self.device)[0] * 0.9)
+        fitting = free // (bytes_per_token * self.num_slots)
+        if fitting < self.max_model_len:
+            if not may_shrink or fitting < _LEAST_MAX_MODEL_LEN:
+                raise ValueError(
+                    f"A KV cache of {self.num_slots} slots with {self.max_model_len} tokens each takes "
+                    f"{tokens * bytes_per_token / 1e9:.1f} GB, but the GPU has {free / 1e9:.1f} GB left: set "
+                    f"torch.max_model_len to {fitting} or less, or lower torch.max_batch_size."
+                )
+            self.max_model_len = fitting
+            logger.warning("torch.max_model_len is %d: that is what fits the GPU's memory.", fitting)
+        return KVCache(self.num_slots, self.max_model_len)
 
-    def warm_up(self) -> None:
-        """Run a prefill and a decode step, so that the first request meets no first-time costs."""
-        self.forward([Segment(0, 0, [0] * min(8, self.max_model_len - 1), "last")])
-        self.forward([Segment(0, 1, [0], "last")])
+
+def _load(model_path: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The model's config and the model, with the attention that its own code would use."""
+    try:
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        if config.is_encoder_decoder:
+            raise ValueError(f"{config.model_type} is an encoder-decoder model; decoder-only models are served")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ValueError(f"Cannot load a language model from {model_path}: {error}") from error
+    return config, model.to(device).eval().requires_grad_(False)
 
 
 def _resolve_device(name: str) -> torch.device:
@@ -157,14 +207,29 @@ def _resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _resolve_max_model_len(config: Any, wanted: int | None) -> int:
-    limit: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = _position_limit(config.get_text_config(decoder=True))
     if wanted is None:
-        return min(limit or _DEFAULT_MAX_MODEL_LEN, _DEFAULT_MAX_MODEL_LEN)
+        return _DEFAULT_MAX_MODEL_LEN if limit is None else min(limit, _DEFAULT_MAX_MODEL_LEN)
     if limit is not None and wanted > limit:
         raise ValueError(
-            f"torch.max_model_len is {wanted}, but the model has {limit} positions; set it to {limit} or less."
+            f"torch.max_model_len is {wanted}, but the model serves {limit} positions; set it to {limit} or less."
         )
     return wanted
+
+
+def _position_limit(config: Any) -> int | None:
+    """How many positions a model has, None if any number.
+
+    Rotary positions of the types ``dynamic`` and ``longrope`` turn by other angles once a sequence is longer than what
+    the model was first trained on; a flat batch turns all its sequences by the same, so none may be.
+    """
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"):
+        original = rope.get("original_max_position_embeddings")
+        original = original or getattr(config, "original_max_position_embeddings", None)
+        return original or limit
+    return limit
 
 
 def _eos_token_ids(model_path: Path, config: Any, trust_remote_code: bool) -> tuple[int, ...]:
