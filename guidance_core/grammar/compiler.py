@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 from llguidance import LLMatcher, LLTokenizer
@@ -14,6 +13,7 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.threads import deep_stack_pool
 
 _THREADS = 2
 
@@ -30,7 +30,7 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._settings = settings
         self._limits = parser_limits(settings)
-        self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="grammar")
+        self._threads = deep_stack_pool(_THREADS, "grammar")
         self._compiled: OrderedDict[Constraint, asyncio.Future[Grammar]] = OrderedDict()
 
     async def compile(self, constraint: Constraint, *, param: str | None = None) -> Grammar:

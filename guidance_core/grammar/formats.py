@@ -1,7 +1,7 @@
 """String formats that llguidance takes too liberally, as exact regular expressions.
 
-llguidance knows a fixed list of formats and refuses the others, but it lets 29 February pass in every year and second 60
-in every minute. These follow RFC 3339; years start at 0001 because Python's and most other date types do.
+llguidance knows a fixed list of formats and refuses the others, but it lets 29 February pass in every year, and second
+60 in every minute. These follow RFC 3339; years start at 0001 because Python's and most other date types do.
 """
 
 from __future__ import annotations

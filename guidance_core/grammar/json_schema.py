@@ -5,8 +5,8 @@ llguidance compiles a schema or says why it cannot, with few departures from JSO
 that every complete answer validates:
 
 - Keywords whose values no meta-schema allows are refused everywhere, not only where llguidance looks.
-- Numbers that llguidance's reader would round are refused; so are the bounds and steps that it, or a validator that
-  computes in doubles, gets wrong.
+- Bounds of numbers are made safe to enforce digit by digit (`bounds`); steps and constants that doubles cannot hold are
+  refused.
 - Patterns match only what ECMA-262 and Python both match (`patterns`), and dates exist (`formats`).
 - In llguidance, keys that are not declared may be spelled with ``\u`` escapes: ``"\u0061"`` would dodge what the
   schema says about ``"a"``. Where an object has both declared and undeclared keys, ``\u`` escapes are not allowed.
@@ -20,17 +20,19 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from functools import cache
 from typing import Any, NoReturn
 
 from llguidance import LLMatcher
 
 from guidance_core.errors import InvalidGrammar
+from guidance_core.grammar.bounds import safe_ranges
 from guidance_core.grammar.formats import EXACT_FORMATS, FORMATS_WITHOUT_MEANING
-from guidance_core.grammar.keywords import Schema, malformed, resolve, subschemas
+from guidance_core.grammar.keywords import BOUNDS, Schema, malformed, resolve, subschemas
 from guidance_core.grammar.patterns import PatternError, common_regex, widest_regex
 from guidance_core.grammar.satisfiable import has_finite_instance
 
-WHITESPACE = r"[ ]|\n[ ]{0,32}"
+WHITESPACE = r"[ ]|\n[ ]{0,64}"
 """Between two tokens of JSON: nothing, one space, or one line break with indentation.
 
 llguidance's default allows any amount, and a small model that starts to write blank lines rarely stops.
@@ -74,8 +76,24 @@ def json_schema_grammar(schema: Schema) -> str:
         _refuse("", "no finite value satisfies it: something is required inside of itself without end")
     options = {"whitespace_pattern": WHITESPACE} | _checked_options(users)
     if rewriter.keys_can_collide:
-        options |= {"json_allowed_escapes": _UNIQUE_SPELLING}
+        if not _understands("json_allowed_escapes"):
+            _refuse(
+                "",
+                "this version of llguidance cannot keep undeclared keys apart from declared ones; "
+                "set 'additionalProperties' to false wherever keys are declared, or update llguidance",
+            )
+        options["json_allowed_escapes"] = _UNIQUE_SPELLING
+    elif _understands("json_allow_general_unicode_escapes"):
+        options = {"json_allow_general_unicode_escapes": True} | options
     return LLMatcher.grammar_from_json_schema(json.dumps(root | {"x-guidance": options}, ensure_ascii=False))
+
+
+@cache
+def _understands(option: str) -> bool:
+    """Whether the installed llguidance has an option of its JSON compiler; 0.7 has neither of those asked for here."""
+    probe = {"json_allowed_escapes": _UNIQUE_SPELLING, "json_allow_general_unicode_escapes": True}[option]
+    grammar = LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": {option: probe}})
+    return not LLMatcher.validate_grammar(grammar)
 
 
 def _checked_options(options: Any) -> dict[str, Any]:
@@ -116,23 +134,23 @@ class _Rewriter:
         if not isinstance(schema, dict):
             _refuse(path, "a schema must be an object or true or false")
         self._seen.add(id(schema))
-        self._rewrite(path, schema)
-        for relative, child in subschemas(schema):
-            self._walk(f"{path}/{relative}", child)
-
-    def _rewrite(self, path: str, schema: Schema) -> None:
         if self._boolean_bounds:
             _modernise_bounds(schema)
         problem = malformed(schema)
         if problem is not None:
             _refuse(path, problem)
+        for relative, child in subschemas(schema):
+            self._walk(f"{path}/{relative}", child)
+        self._rewrite(path, schema)
+
+    def _rewrite(self, path: str, schema: Schema) -> None:
         for keyword, values in _CONSTRAIN_NOTHING.items():
             if any(type(schema.get(keyword)) is type(value) and schema[keyword] == value for value in values):
                 del schema[keyword]
         if "$ref" in schema:
             self._references.append(schema["$ref"])
         _rewrite_strings(path, schema)
-        _check_numbers(path, schema)
+        _rewrite_numbers(path, schema)
         if "multipleOf" in schema:
             self._steps.append(schema["multipleOf"])
         self._rewrite_objects(path, schema)
@@ -221,29 +239,32 @@ def _rewrite_pattern_properties(path: str, patterns: dict[str, Any], additional:
     return rewritten
 
 
-def _check_numbers(path: str, schema: Schema) -> None:
+def _rewrite_numbers(path: str, schema: Schema) -> None:
     step = schema.get("multipleOf")
     if step is not None and (step * 2**20) % 1:
         _refuse(
             f"{path}/multipleOf",
             f"{step!r} is not a sum of powers of two, so validators that compute in doubles reject right answers "
-            "(19.99 is no multiple of 0.01 to them) and none can be promised to validate; use a whole number of the smallest "
-            "unit, or a string with a 'pattern'",
+            "(19.99 is no multiple of 0.01 to them) and none can be promised to validate; use a whole number of the "
+            "smallest unit, or a string with a 'pattern'",
         )
-    low, high = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    upper = min((schema[keyword] for keyword in ("maximum", "exclusiveMaximum") if keyword in schema), default=None)
-    lower = max((schema[keyword] for keyword in ("minimum", "exclusiveMinimum") if keyword in schema), default=None)
-    if schema.get("type") == "integer" or upper is None or lower is None:
-        return
-    # llguidance 1.9 lets a whole exclusive bound itself pass where the other bound is less than 1 away.
-    if (low is not None and low == int(low) and upper < low + 1) or (
-        high is not None and high == int(high) and lower > high - 1
-    ):
-        _refuse(
-            path,
-            f"llguidance cannot exclude the whole number from {lower!r} to {upper!r}; use 'minimum' and 'maximum' with "
-            "values just inside of it",
-        )
+    if any(keyword in schema for keyword in BOUNDS):
+        _rewrite_bounds(path, schema)
+
+
+def _rewrite_bounds(path: str, schema: Schema) -> None:
+    try:
+        ranges = safe_ranges(schema, integer=schema.get("type") == "integer")
+    except ValueError as error:
+        _refuse(path, str(error))
+    for keyword in BOUNDS:
+        schema.pop(keyword, None)
+    if len(ranges) == 1:
+        schema |= ranges[0]
+    elif "anyOf" in schema:
+        schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": ranges}]
+    else:
+        schema["anyOf"] = ranges
 
 
 def _group(schema: Schema) -> None:

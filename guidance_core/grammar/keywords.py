@@ -78,7 +78,7 @@ def _expected(keyword: str, value: Any) -> str | None:
         if not _is_number(value) or value != int(value) or not 0 <= value <= _LARGEST_COUNT:
             return f"a whole number from 0 to {_LARGEST_COUNT}"
     elif keyword in BOUNDS:
-        return None if _is_number(value) else "a number"
+        return None if _is_number(value) and math.isfinite(value) else "a finite number"
     elif keyword == "multipleOf":
         return None if _is_number(value) and value > 0 else "a number above 0"
     elif keyword == "enum":
@@ -106,7 +106,7 @@ def _rounded(keyword: str, value: Any) -> str | None:
             elif _is_number(item) and (problem := _imprecise(item)) is not None:
                 return problem
         return None
-    return _imprecise(value) if (keyword in BOUNDS or keyword == "multipleOf") else None
+    return _imprecise(value) if keyword == "multipleOf" else None
 
 
 def _imprecise(number: float) -> str | None:

@@ -20,6 +20,7 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.threads import deep_stack_pool
 from kernels.mask_logits import mask_logits
 
 _MATCHERS_PER_LEXER = 256
@@ -101,7 +102,7 @@ class GuidanceBatch:
         self._eos = frozenset(tokenizer.eos_tokens)
         self._executor = LLExecutor(num_threads=settings.threads or min(8, cpu_count() or 1))
         self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
-        self._compile_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-compile")
+        self._compile_worker = deep_stack_pool(1, "guidance-compile")
         words = -(-tokenizer.vocab_size // 32)
         pinned = torch.device(device).type == "cuda"
         self._bitmask = torch.zeros((max_rows, words), dtype=torch.int32, pin_memory=pinned)
