@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llguidance import LLTokenizer
+
+from guidance_core.config import GuidanceSettings
+from guidance_core.errors import InvalidGrammar
+from guidance_core.grammar import constraint
+from guidance_core.grammar.compiler import GrammarCompiler
+from guidance_core.grammar.constraint import Constraint
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+async def test_a_grammar_says_what_it_came_from(compiler: GrammarCompiler) -> None:
+    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    assert grammar.kind == "json_schema"
+    assert '"required": ["a"]' in grammar.definition
+    assert compiler.accepts(grammar, b'{"a": 1}')
+    assert not compiler.accepts(grammar, b'{"a": "1"}')
+    assert not compiler.accepts(grammar, b'{"a": 1')
+
+
+async def test_equal_constraints_compile_once_even_at_the_same_time(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Constraint] = []
+    original = Constraint.source
+    monkeypatch.setattr(Constraint, "source", lambda self: (calls.append(self), original(self))[1])
+    grammars = await asyncio.gather(*(compiler.compile(constraint.json_schema(SCHEMA)) for _ in range(8)))
+    assert len(calls) == 1
+    assert len({id(grammar) for grammar in grammars}) == 1
+
+
+async def test_the_cache_is_bounded_and_forgets_the_oldest(
+    ll_tokenizer: LLTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    original = Constraint.source
+    monkeypatch.setattr(Constraint, "source", lambda self: (calls.append(self.definition), original(self))[1])
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings(cache_size=2))
+    for pattern in ("a", "b", "a", "c", "a", "b"):
+        await compiler.compile(constraint.regex(pattern))
+    assert calls == ["a", "b", "c", "b"]
+
+
+async def test_a_cancelled_client_does_not_cancel_the_next(compiler: GrammarCompiler) -> None:
+    first = asyncio.create_task(compiler.compile(constraint.json_schema(SCHEMA)))
+    await asyncio.sleep(0)
+    first.cancel()
+    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    assert compiler.accepts(grammar, b'{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        (constraint.regex("(?=a)"), "look-ahead"),
+        (constraint.regex("["), "regex parse error"),
+        (constraint.lark("start: nowhere"), "nowhere"),
+        (constraint.lark('start: "a" <|nope|>'), "nope"),
+        (constraint.json_schema({"not": {"type": "null"}}), 'Unimplemented keys: ["not"]'),
+        (constraint.json_schema({"$ref": "https://example.com/a.json"}), "https://example.com/a.json"),
+        (constraint.json_schema({"type": "string", "format": "iri"}), "Unknown format: iri"),
+        (constraint.json_schema({"type": "integer", "minimum": 3, "maximum": 2}), "Unsatisfiable"),
+        (constraint.json_schema({"properties": {"a": False}, "required": ["a"], "type": "object"}), "Unsatisfiable"),
+        (constraint.llguidance({"grammars": [{"json_schema": {"x-guidance": {"lenient": True}, "not": {}}}]}), "not"),
+    ],
+)
+async def test_refusals_carry_llguidances_words_and_the_field(
+    compiler: GrammarCompiler, what: Constraint, named: str
+) -> None:
+    for param in ("response_format", "guided_json"):
+        with pytest.raises(InvalidGrammar, match=re.escape(named)) as refusal:
+            await compiler.compile(what, param=param)
+        assert refusal.value.param == param
+        assert refusal.value.status == 400
+
+
+async def test_long_grammars_are_refused(ll_tokenizer: LLTokenizer) -> None:
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings(max_grammar_bytes=20))
+    with pytest.raises(InvalidGrammar, match="longer than 20 bytes"):
+        await compiler.compile(constraint.regex("a" * 21))
+
+
+def chain(rules: int) -> str:
+    return "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(rules)) + f'\nr{rules}: "a"'
+
+
+HOSTILE: dict[str, Any] = {
+    "a chain of rules": constraint.lark(chain(20_000)),
+    "a chain of references": constraint.json_schema(
+        {"$ref": "#/$defs/0", "$defs": {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(5000)} | {"5000": {}}}
+    ),
+    "a large enum": constraint.json_schema({"enum": [f"value-{i}" for i in range(10_000)]}),
+    "a large repetition": constraint.regex("(a{0,1000}){0,100000}"),
+    "an exponential regex": constraint.json_schema(
+        {"type": "string", "pattern": "^(a|b)*a(a|b){25}$", "minLength": 40}
+    ),
+    "an exponential allOf": constraint.json_schema(
+        {"allOf": [{"anyOf": [{"properties": {f"k{i}": {"const": j}}} for j in (1, 2)]} for i in range(20)]}
+    ),
+    "doubling terminals": constraint.lark(
+        "start: T0\n" + "\n".join(f"T{i}: T{i + 1} T{i + 1}" for i in range(30)) + '\nT30: "a"'
+    ),
+    "many items": constraint.json_schema({"type": "array", "minItems": 2**31 - 1}),
+    "nested groups": constraint.regex("(" * 5000 + ")" * 5000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_grammars_neither_hang_nor_crash_the_service(compiler: GrammarCompiler, name: str) -> None:
+    start, longest = time.perf_counter(), 0.0
+    compiling = asyncio.create_task(compiler.compile(HOSTILE[name]))
+    while not compiling.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.perf_counter() - before)
+    assert compiling.exception() is None or isinstance(compiling.exception(), InvalidGrammar)
+    assert time.perf_counter() - start < 5
+    assert longest < 1  # the event loop went on
+
+
+async def test_the_model_that_is_served_compiles_too(model_path: Path) -> None:
+    from guidance_core.grammar.tokenizer import load_ll_tokenizer
+
+    compiler = GrammarCompiler(load_ll_tokenizer(model_path, 49152, [2]), GuidanceSettings())
+    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    assert compiler.accepts(grammar, b'{"a": 12}')
