@@ -22,8 +22,8 @@ import jinja2.sandbox
 from ..errors import ContextLengthExceeded, InvalidRequest
 from .messages import Message, normalize_messages
 
-RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-"""Template variables that have a parameter or meaning of their own."""
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
+"""Template variables that are parameters of their own."""
 
 
 class _GenerationBlock(jinja2.ext.Extension):
@@ -112,34 +112,28 @@ class ChatTemplate:
             ContextLengthExceeded: longer than ``max_chars``.
         """
         variables = variables or {}
-        if clash := (RESERVED - {"documents"}).intersection(variables):
+        if clash := RESERVED.intersection(variables):
             raise InvalidRequest(
                 f"The template variable {min(clash)!r} is set by the request itself: leave it out of the variables.",
                 param="chat_template_kwargs",
             )
         chat = normalize_messages(messages, developer_role=self._developer_role)
         if max_chars is not None:
-            # Templates may compare messages with each other, so what comes in is bounded as well as what goes out.
-            _check_length(sum(len(message["content"]) + 1 for message in chat), max_chars)
+            _check_length(sum(len(message["content"]) for message in chat), max_chars)
         if self._content_as_parts:
             chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
-        pieces: list[str] = []
-        length = 0
         try:
-            for piece in self._template.generate(
-                **{
+            return self._run(
+                {
                     "documents": None,
                     **self._special_tokens,
                     **variables,
                     "messages": chat,
                     "tools": list(tools) if tools is not None else None,
                     "add_generation_prompt": add_generation_prompt,
-                }
-            ):
-                pieces.append(piece)
-                length += len(piece)
-                if max_chars is not None:
-                    _check_length(length, max_chars)
+                },
+                max_chars,
+            )
         except jinja2.TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message or type(error).__name__}",
@@ -149,18 +143,30 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"The model's chat template cannot render these messages: {error}", param="messages"
             ) from error
+
+    def _run(self, variables: Mapping[str, Any], max_chars: int | None) -> str:
+        pieces: list[str] = []
+        length = 0
+        for piece in self._template.generate(variables):
+            pieces.append(piece)
+            length += len(piece)
+            if max_chars is not None:
+                _check_length(length, max_chars)
         return "".join(pieces)
 
     def _shows(self, chat: list[dict[str, Any]]) -> bool:
         """Whether the template renders this chat with the probe in it."""
         try:
-            return _PROBE in self._template.render(**self._special_tokens, messages=chat, add_generation_prompt=False)
+            variables = {**self._special_tokens, "messages": chat, "add_generation_prompt": False}
+            return _PROBE in self._run(variables, max_chars=_PROBE_CHARS)
         except Exception:
             # A template may refuse the probe for reasons of its own; then nothing is known about its content format.
             return False
 
 
 _PROBE = "content-format-probe"
+_PROBE_CHARS = 100_000
+"""Far more than a template writes around one message."""
 
 
 def _check_length(chars: int, max_chars: int) -> None:

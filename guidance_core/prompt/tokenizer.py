@@ -92,7 +92,8 @@ class PromptTokenizer:
             context: the model's context in tokens: what cannot fit by far is refused before it is tokenised.
 
         Raises:
-            InvalidRequest: the model has no chat template, or the template refuses the messages.
+            InvalidRequest: the model has no chat template, the template refuses the messages, or they hold a lone
+                surrogate.
             Unsupported: a content part that is not text.
             ContextLengthExceeded: the messages cannot fit into ``context``.
         """
@@ -104,6 +105,13 @@ class PromptTokenizer:
                 "the setting model.chat_template.",
                 param="messages",
             )
+        if context is not None and len(messages) > context:
+            # Templates may compare messages with each other: their number is bounded, not only their length.
+            raise ContextLengthExceeded(
+                f"There are {len(messages)} messages, more than the model's context of {context} tokens can hold: "
+                "drop some of them.",
+                param="messages",
+            )
         text = template.render(
             messages,
             tools=tools,
@@ -112,7 +120,7 @@ class PromptTokenizer:
             max_chars=None if context is None else context * self._longest_token,
         )
         # The template writes the special tokens itself: the tokenizer adds none (a second BOS harms most models).
-        return self._encode(text, add_special_tokens=False)
+        return self._encode(text, add_special_tokens=False, param="messages")
 
     def instruction(
         self, prompt: str, *, system_prompt: str | None = None, context: int | None = None
@@ -134,6 +142,7 @@ class PromptTokenizer:
             context: as in `chat`.
 
         Raises:
+            InvalidRequest: the text holds a lone surrogate.
             ContextLengthExceeded: the text cannot fit into ``context``.
         """
         if not isinstance(prompt, str):
@@ -144,12 +153,20 @@ class PromptTokenizer:
                 "hold: shorten it.",
                 param="prompt",
             )
-        ids = self._encode(prompt, add_special_tokens=True)
+        ids = self._encode(prompt, add_special_tokens=True, param="prompt")
         if self._bos_id is not None and ids[:2] == (self._bos_id, self._bos_id):
             return ids[1:]
         return ids
 
-    def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    def _encode(self, text: str, *, add_special_tokens: bool, param: str) -> tuple[int, ...]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            # JSON can spell half of a surrogate pair; no tokenizer can.
+            raise InvalidRequest(
+                f"{param} has a lone surrogate ({text[error.start]!r}), which is not a character: remove it.",
+                param=param,
+            ) from error
         # Of the encode methods only those for batches release the GIL; the fast one leaves out offsets.
         return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
