@@ -74,6 +74,12 @@ class KVCache:
             for slab in layer:
                 slab[target, :length] = slab[source, :length]
 
+    def clear(self, slot: int, length: int) -> None:
+        """Zero the first ``length`` positions of a slot, so that no NaN stays where others will lie."""
+        for layer in self._layers.values():
+            for slab in layer:
+                slab[slot, :length] = 0
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: positions are given explicitly, none are derived from the cache."""
         return 0

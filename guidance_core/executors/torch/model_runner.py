@@ -70,17 +70,18 @@ class ModelRunner:
             self_check.check_masks(self._model, self.max_model_len, self.device)
             self._model.set_attn_implementation(attention.NAME)
             if settings.packed_linear and can_pack(self.device, self.dtype):
-                pack_linear_layers(self._model, lambda: self._forward([Segment(0, 0, [0] * 8, "last")]))
+                pack_linear_layers(self._model, lambda: self.forward([Segment(0, 0, [0] * 8, "last")]))
             self_check.check_logits(self._model, reference, self.dtype, self.forward, self.copy_prefix)
         except Exception as error:
+            name, reason = type(self._model).__name__, str(error).rstrip(".")
             raise ValueError(
-                f"The embedded executor cannot serve {type(self._model).__name__} ({model_path}): {error}. "
-                "It serves decoder-only models whose attention goes through transformers' attention interface."
+                f"The embedded executor cannot serve {name} ({model_path}): {reason}. It serves decoder-only models "
+                "whose attention goes through transformers' attention interface."
             ) from error
         self.vocab_size = reference.shape[-1]
         self._cache = self._make_cache(self._cache.bytes_per_token, settings.max_model_len is None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Run the segments, each of a different slot, and store their keys and values.
 
@@ -91,20 +92,6 @@ class ModelRunner:
             float32 ``[rows, vocab_size]`` on the device, the caller's to change: in the order of the segments, one row
             for ``last``, one per token for ``all``, none for ``none``.
         """
-        return self._forward(segments)
-
-    @torch.inference_mode()
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Copy the keys and values of positions below ``length`` from one slot to another."""
-        self._cache.copy_prefix(source, target, length)
-
-    def warm_up(self) -> None:
-        """Run a prefill and a decode step of full size, so that the first requests meet no first-time costs."""
-        prompt = [0] * min(64, self.max_model_len - 1)
-        self.forward([Segment(0, 0, prompt, "last")])
-        self.forward([Segment(slot, len(prompt), [0], "last") for slot in range(self.num_slots)])
-
-    def _forward(self, segments: Sequence[Segment]) -> torch.Tensor:
         spans = [Span(segment.slot, segment.start, len(segment.token_ids)) for segment in segments]
         plan = AttentionPlan(spans, self.device)
         ids: list[int] = []
@@ -138,6 +125,22 @@ class ModelRunner:
             attention.current_plan.reset(token)
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
+
+    @torch.no_grad()
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the keys and values of positions below ``length`` from one slot to another."""
+        self._cache.copy_prefix(source, target, length)
+
+    @torch.no_grad()
+    def clear(self, slot: int, length: int) -> None:
+        """Zero a slot's keys and values of positions below ``length``: after invalid numbers were written there."""
+        self._cache.clear(slot, length)
+
+    def warm_up(self) -> None:
+        """Run a prefill and a decode step of full size, so that the first requests meet no first-time costs."""
+        prompt = [0] * min(64, self.max_model_len - 1)
+        self.forward([Segment(0, 0, prompt, "last")])
+        self.forward([Segment(slot, len(prompt), [0], "last") for slot in range(self.num_slots)])
 
     def _make_cache(self, bytes_per_token: int, may_shrink: bool) -> KVCache:
         """The cache that requests use, within the memory that there is."""

@@ -20,8 +20,13 @@ LENGTH = 16
 
 SLOTS = 2
 
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest relative difference (of norms) that rounding explains. Rotary positions off by one give 0.3 and more."""
+_EXACT_TOLERANCE = 1e-3
+"""Largest relative difference of any token's logits that rounding explains in float32."""
+
+_HALF_TOLERANCE = 0.15
+"""The same in half precision, for the median token: single ones, often the first two, differ by as much as 1.4 between
+any two ways of computing them. Measured on the default model: 0.04, and 0.32 where a chunk is one position off.
+"""
 
 
 def reference_logits(model: Any, device: torch.device) -> torch.Tensor:
@@ -52,17 +57,27 @@ def check_logits(
         ValueError: the logits differ by more than rounding explains.
     """
     ids = _token_ids(model)
-    got = [forward([Segment(0, 0, ids[:9], "all")])]
-    copy_prefix(0, 1, 6)
-    got.append(forward([Segment(1, 6, ids[6:15], "all"), Segment(0, 9, ids[9:10], "last")]))
-    got.append(forward([Segment(1, 15, ids[15:16], "last"), Segment(0, 10, ids[10:11], "last")]))
-    expected = reference[[*range(9), *range(6, 15), 9, 15, 10]]
-    error = float((torch.cat(got) - expected).norm() / (expected - expected.mean(-1, keepdim=True)).norm())
-    if not error <= _TOLERANCE[dtype]:
-        raise ValueError(
-            f"in batches and over the KV cache its logits differ from its own plain forward pass (by {error:.2g}, "
-            f"rounding explains {_TOLERANCE[dtype]:g})"
-        )
+
+    def check(way: str, positions: Sequence[int], logits: torch.Tensor) -> None:
+        expected = reference[positions]
+        errors = (logits - expected).norm(dim=-1) / (expected - expected.mean(-1, keepdim=True)).norm(dim=-1)
+        exact = dtype == torch.float32
+        error = float(errors.max() if exact else errors.median())
+        tolerance = _EXACT_TOLERANCE if exact else _HALF_TOLERANCE
+        if not error <= tolerance:
+            raise ValueError(
+                f"{way} its logits differ from its own plain forward pass by {error:.2g}, of which rounding explains "
+                f"{tolerance:g}"
+            )
+
+    check("over the KV cache", range(8), forward([Segment(0, 0, ids[:8], "all")]))
+    copy_prefix(0, 1, 5)
+    check("in chunks", range(5, 12), forward([Segment(1, 5, ids[5:12], "all"), Segment(0, 8, ids[8:9], "none")]))
+    steps = [
+        forward([Segment(0, 9 + i, ids[9 + i : 10 + i], "last"), Segment(1, 12 + i, ids[12 + i : 13 + i], "last")])
+        for i in range(4)
+    ]
+    check("in batches", [position for i in range(4) for position in (9 + i, 12 + i)], torch.cat(steps))
 
 
 def check_masks(model: Any, max_model_len: int, device: torch.device) -> None:
