@@ -4,10 +4,10 @@ One `Detokenizer` per model and one `StopStrings` per request are shared; each c
 that turns its `TokenDelta`s into `TextDelta`s.
 """
 
-from .choice import ChoiceOutput, TextDelta
-from .detokenizer import Detokenizer
-from .logprobs import TokenText, TokenTextLogprob
-from .stop_strings import StopMatcher, StopStrings
+from guidance_core.output.choice import ChoiceOutput, TextDelta
+from guidance_core.output.detokenizer import Detokenizer
+from guidance_core.output.logprobs import TokenText, TokenTextLogprob
+from guidance_core.output.stop_strings import StopMatcher, StopStrings
 
 __all__ = [
     "ChoiceOutput",

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..generation import FinishReason, TokenDelta, TokenLogprob
-from .detokenizer import Detokenizer
-from .logprobs import TokenTextLogprob, with_text
-from .stop_strings import StopStrings
+from guidance_core.generation import FinishReason, TokenDelta, TokenLogprob
+from guidance_core.output.detokenizer import Detokenizer
+from guidance_core.output.logprobs import TokenTextLogprob, with_text
+from guidance_core.output.stop_strings import StopStrings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
-from .token_bytes import SpellingRules, spelling_rules
+from guidance_core.output.token_bytes import SpellingRules, spelling_rules
 
 
 class Detokenizer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..generation import TokenLogprob
-from .detokenizer import Detokenizer
+from guidance_core.generation import TokenLogprob
+from guidance_core.output.detokenizer import Detokenizer
 
 
 @dataclass(frozen=True, slots=True)

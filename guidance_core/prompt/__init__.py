@@ -4,8 +4,8 @@
 `jinja2` and `tokenizers` directly: the same results as `transformers`, without importing it (and, with it, torch).
 """
 
-from .chat_template import ChatTemplate
-from .messages import Message
-from .tokenizer import PromptTokenizer
+from guidance_core.prompt.chat_template import ChatTemplate
+from guidance_core.prompt.messages import Message
+from guidance_core.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["ChatTemplate", "Message", "PromptTokenizer"]

@@ -19,8 +19,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from ..errors import ContextLengthExceeded, InvalidRequest
-from .messages import Message, normalize_messages
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.prompt.messages import Message, normalize_messages
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 """Template variables that are parameters of their own."""

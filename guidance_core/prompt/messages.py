@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import InvalidRequest, Unsupported
+from guidance_core.errors import InvalidRequest, Unsupported
 
 Message = Mapping[str, Any]
 """One message, as JSON: ``role``, ``content`` (a string, or a list of ``{"type": "text", "text": …}``), and whatever

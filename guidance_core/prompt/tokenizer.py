@@ -8,10 +8,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..errors import ContextLengthExceeded, InvalidRequest
-from .chat_template import ChatTemplate
-from .messages import Message
-from .model_folder import load_chat_templates, load_special_tokens, load_tokenizer
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.prompt.chat_template import ChatTemplate
+from guidance_core.prompt.messages import Message
+from guidance_core.prompt.model_folder import load_chat_templates, load_special_tokens, load_tokenizer
 
 
 class PromptTokenizer:
