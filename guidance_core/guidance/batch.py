@@ -143,6 +143,11 @@ class GuidanceBatch:
         """
         return self._consume_forced(self._matchers[sequence_id])
 
+    def start(self, sequence_id: int) -> Commit:
+        """Where a sequence stands before anything is sampled, with what the grammar forces (see `forced`)."""
+        forced = self.forced(sequence_id)
+        return self._standing(sequence_id, forced)
+
     def begin(self, rows: Sequence[tuple[int, int]]) -> None:
         """Start filling masks behind the forward pass.
 
@@ -190,7 +195,11 @@ class GuidanceBatch:
             return {}
         self._settle()
         self._executor.consume_token_par([(self._matchers[sequence_id], token) for sequence_id, token in sampled])
-        return {sequence_id: self._standing(sequence_id, token) for sequence_id, token in sampled}
+        standings = {}
+        for sequence_id, token in sampled:
+            forced = self.forced(sequence_id) if token not in self._eos else ()
+            standings[sequence_id] = self._standing(sequence_id, forced)
+        return standings
 
     def close(self) -> None:
         """Stop the worker threads."""
@@ -207,9 +216,8 @@ class GuidanceBatch:
             self._prototypes.popitem(last=False)
         return prototype
 
-    def _standing(self, sequence_id: int, token: int) -> Commit:
+    def _standing(self, sequence_id: int, forced: tuple[int, ...]) -> Commit:
         matcher = self._matchers[sequence_id]
-        forced = self._consume_forced(matcher) if token not in self._eos else ()
         error = self._error(sequence_id)
         if error is not None:
             return Commit(error=error)
@@ -227,7 +235,7 @@ class GuidanceBatch:
     def _error(self, sequence_id: int) -> str | None:
         matcher = self._matchers[sequence_id]
         if matcher.is_error():
-            return matcher.get_error()
+            return matcher.get_error().removesuffix("<non-verbose/>").strip()
         if matcher.is_stopped() and matcher.stop_reason() not in _STOPPED_IN_GRAMMAR:
             return f"llguidance gave up: {matcher.stop_reason()}"
         return None

@@ -1,0 +1,106 @@
+"""The promise over a corpus of schemas: none is accepted and then not kept.
+
+``GUIDED_TRTLLM_SCHEMAS`` names a file with one JSON object a line: ``name``, ``schema``, and ``tests`` with ``data``
+and whether it is ``valid``. Schemas of JSONSchemaBench (https://github.com/guidance-ai/jsonschemabench) have this form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker, validators
+from llguidance import LLMatcher, LLTokenizer
+
+from guidance_core.config import GuidanceSettings
+from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import Grammar
+from guidance_core.grammar import constraint
+from guidance_core.grammar.compiler import GrammarCompiler
+from tests.grammar.walks import Walker
+
+CORPUS = os.environ.get("GUIDED_TRTLLM_SCHEMAS")
+LAYOUTS: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 4}]
+
+pytestmark = pytest.mark.skipif(CORPUS is None, reason="GUIDED_TRTLLM_SCHEMAS names no file of schemas")
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[dict[str, Any]]:
+    """Every schema with its tests."""
+    with Path(str(CORPUS)).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def compiled(entries: list[dict[str, Any]], ll_tokenizer: LLTokenizer) -> Iterator[dict[str, Grammar | InvalidGrammar]]:
+    """What became of each schema, by name."""
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
+
+    async def compile_one(schema: Any) -> Grammar | InvalidGrammar:
+        try:
+            return await compiler.compile(constraint.json_schema(schema), param="schema")
+        except InvalidGrammar as refusal:
+            return refusal
+
+    async def compile_all() -> dict[str, Grammar | InvalidGrammar]:
+        return {entry["name"]: await compile_one(entry["schema"]) for entry in entries}
+
+    yield asyncio.run(compile_all())
+    compiler.close()
+
+
+def test_every_schema_compiles_or_is_refused_with_a_reason(
+    entries: list[dict[str, Any]], compiled: dict[str, Grammar | InvalidGrammar]
+) -> None:
+    refusals = [outcome for outcome in compiled.values() if isinstance(outcome, InvalidGrammar)]
+    assert all(len(refusal.message) > 20 and refusal.param == "schema" for refusal in refusals)
+    assert len(refusals) < 0.2 * len(entries)
+
+
+def test_valid_instances_are_accepted_and_invalid_ones_are_not(
+    entries: list[dict[str, Any]], compiled: dict[str, Grammar | InvalidGrammar], ll_tokenizer: LLTokenizer
+) -> None:
+    wrong = []
+    for entry in entries:
+        grammar = compiled[entry["name"]]
+        if isinstance(grammar, InvalidGrammar):
+            continue
+        start = LLMatcher(ll_tokenizer, grammar.source, log_level=0)
+        for test in entry["tests"]:
+            for layout in LAYOUTS:
+                # \u escapes of printable characters are not accepted everywhere, as llguidance documents.
+                text = json.dumps(test["data"], ensure_ascii=False, **layout)
+                tokens = ll_tokenizer.tokenize_bytes(text.encode())
+                matcher = start.deep_copy()
+                accepted = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+                if accepted != test["valid"]:
+                    wrong.append((entry["name"], layout, test["valid"], text[:200]))
+    assert wrong == []
+
+
+def test_random_answers_validate(
+    entries: list[dict[str, Any]], compiled: dict[str, Grammar | InvalidGrammar], ll_tokenizer: LLTokenizer
+) -> None:
+    walker = Walker(ll_tokenizer, seed=0)
+    complete, wrong = 0, []
+    for entry in entries:
+        grammar = compiled[entry["name"]]
+        if isinstance(grammar, InvalidGrammar):
+            continue
+        kind = validators.validator_for(entry["schema"], default=Draft202012Validator)
+        validator = kind(entry["schema"], format_checker=FormatChecker())
+        for _ in range(2):
+            answer = walker.walk(grammar.source)
+            if answer is not None:
+                complete += 1
+                error = next(validator.iter_errors(json.loads(answer)), None)
+                if error is not None:
+                    wrong.append((entry["name"], error.message[:200], answer[:200]))
+    assert wrong == []
+    assert complete > 0.5 * len(entries)

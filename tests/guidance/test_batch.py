@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from llguidance import LLTokenizer
+
+from guidance_core.config import GuidanceSettings
+from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import Grammar
+from guidance_core.grammar import constraint
+from guidance_core.grammar.compiler import GrammarCompiler
+from guidance_core.grammar.constraint import Constraint
+from guidance_core.guidance.batch import Commit, GuidanceBatch
+
+MakeBatch = Callable[..., GuidanceBatch]
+ORDER = {
+    "type": "object",
+    "properties": {"orderId": {"type": "string", "pattern": "^[a-z]{1,4}$"}, "count": {"type": "integer"}},
+    "required": ["orderId", "count"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+
+
+@pytest.fixture
+def make_batch(ll_tokenizer: LLTokenizer) -> Iterator[MakeBatch]:
+    """Makes batches that are closed after the test."""
+    batches: list[GuidanceBatch] = []
+
+    def make(*, extra_logits: int = 0, max_rows: int = 8, **settings: object) -> GuidanceBatch:
+        width = ll_tokenizer.vocab_size + extra_logits
+        batch = GuidanceBatch(
+            ll_tokenizer, vocab_size=width, max_rows=max_rows, settings=GuidanceSettings.model_validate(settings)
+        )
+        batches.append(batch)
+        return batch
+
+    yield make
+    for batch in batches:
+        batch.close()
+
+
+@pytest.fixture
+def grammar(ll_tokenizer: LLTokenizer) -> Callable[[Constraint], Grammar]:
+    """Compiles a constraint."""
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
+    return lambda what: asyncio.run(compiler.compile(what))
+
+
+def step(batch: GuidanceBatch, logits: torch.Tensor, ids: list[int]) -> tuple[list[int], dict[int, Commit]]:
+    """One greedy step of sequences whose logits are in rows 0, 1, …"""
+    batch.begin(list(enumerate(ids)))
+    batch.apply(logits)
+    sampled = logits[: len(ids)].argmax(-1).tolist()
+    return sampled, batch.commit(list(zip(ids, sampled, strict=True)))
+
+
+def test_sequences_of_different_grammars_each_end_in_their_own(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch(extra_logits=5)
+    texts: dict[int, list[int]] = {}
+    for sequence_id, what in enumerate(
+        [constraint.json_schema(ORDER), constraint.choice(["yes", "no"]), constraint.json_schema(ORDER)]
+    ):
+        batch.add(sequence_id, grammar(what))
+        texts[sequence_id] = list(batch.forced(sequence_id))
+    torch.manual_seed(0)
+    running, ended = [0, 1, 2], {}
+    for _ in range(200):
+        sampled, commits = step(batch, torch.randn(len(running), ll_tokenizer.vocab_size + 5), running)
+        for sequence_id, token in zip(list(running), sampled, strict=True):
+            commit = commits[sequence_id]
+            assert commit.error is None
+            texts[sequence_id] += ([] if token == 0 else [token]) + list(commit.forced)
+            if commit.stopped:
+                assert commit.accepting
+                ended[sequence_id] = ll_tokenizer.decode_str(texts[sequence_id])
+                batch.remove(sequence_id)
+                running.remove(sequence_id)
+        if not running:
+            break
+    assert ended[1] in ("yes", "no")
+    for sequence_id in (0, 2):
+        order = json.loads(ended[sequence_id])
+        assert isinstance(order["count"], int)
+        assert 1 <= len(order["orderId"]) <= 4
+
+
+def test_only_the_named_rows_are_masked(make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar]) -> None:
+    batch = make_batch(extra_logits=40)
+    batch.add(7, grammar(constraint.regex("[0-9]")))
+    logits = torch.zeros(3, batch._vocab_size)
+    batch.begin([(2, 7)])
+    times = batch.apply(logits)
+    assert logits[:2].isfinite().all()
+    assert 10 <= logits[2].isfinite().sum() < 30
+    assert not logits[2, -40:].isfinite().any()
+    assert list(times) == [7]
+    assert 0 <= times[7].wait_seconds <= times[7].mask_seconds < 1
+
+
+def test_forced_tokens_are_the_models_own_tokenization(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch()
+    what = grammar(constraint.regex(r'\{"name": "Ada"(, "born": [0-9]{4})\}'))
+    batch.add(0, what)
+    forced = batch.forced(0)
+    text = ll_tokenizer.decode_str(list(forced))
+    assert text.startswith('{"name": "Ada')
+    assert list(forced) == ll_tokenizer.tokenize_str('{"name": "Ada", "born": 1815}')[: len(forced)]
+    assert batch.forced(0) == ()
+
+
+def test_forcing_can_be_switched_off_without_changing_the_answer(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    what = grammar(constraint.regex('"name": (yes|no) thanks'))
+    answers = []
+    for forced_tokens in (True, False):
+        batch = make_batch(forced_tokens=forced_tokens)
+        batch.add(0, what)
+        tokens = list(batch.forced(0))
+        assert bool(tokens) is forced_tokens
+        generator = torch.Generator().manual_seed(3)
+        commit = Commit()
+        while not commit.stopped:
+            (token,), commits = step(batch, torch.rand(1, batch._vocab_size, generator=generator), [0])
+            commit = commits[0]
+            tokens += [token, *commit.forced]
+        answers.append(ll_tokenizer.decode_str(tokens))
+    assert {answer.split()[0] for answer in answers} == {'"name":'}
+    assert all(answer.endswith(" thanks") for answer in answers)
+
+
+def test_an_end_token_ends_where_the_grammar_accepts(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch()
+    batch.add(0, grammar(constraint.regex("[0-9]+")))
+    (digit,) = ll_tokenizer.tokenize_str("7")
+    assert batch.commit([(0, digit)])[0] == Commit(accepting=True)
+    assert batch.commit([(0, 0)])[0] == Commit(stopped=True, accepting=True)
+
+
+def test_a_token_outside_the_grammar_fails_only_its_own_sequence(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch()
+    what = grammar(constraint.regex("[0-9]+"))
+    for sequence_id in range(3):
+        batch.add(sequence_id, what)
+    (digit,), (letter,) = ll_tokenizer.tokenize_str("7"), ll_tokenizer.tokenize_str("q")
+    commits = batch.commit([(0, digit), (1, letter), (2, digit)])
+    assert commits[0] == commits[2] == Commit(accepting=True)
+    assert commits[1].error
+    assert not commits[1].stopped
+    logits = torch.zeros(3, batch._vocab_size)
+    batch.begin([(0, 0), (1, 1), (2, 2)])
+    times = batch.apply(logits)
+    assert times[1].error
+    assert times[0].error is None
+    assert times[2].error is None
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_an_end_token_where_the_grammar_does_not_end_is_an_error(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar]
+) -> None:
+    batch = make_batch()
+    batch.add(0, grammar(constraint.regex("[0-9]+")))
+    assert batch.commit([(0, 0)])[0].error
+
+
+def test_a_limit_that_is_hit_is_an_error_and_no_stop(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    what = grammar(constraint.lark('start: e\ne: e e | e e e | "a"'))
+    batch = make_batch(max_items_in_row=50)
+    batch.add(0, what)
+    (letter,) = ll_tokenizer.tokenize_str("a")
+    for _ in range(60):
+        batch.begin([(0, 0)])
+        error = batch.apply(torch.zeros(1, batch._vocab_size))[0].error
+        commit = batch.commit([(0, letter)])[0]
+        assert not commit.stopped
+        if error or commit.error:
+            break
+    assert commit.error
+    batch.add(1, grammar(constraint.regex("a")))
+    assert batch.commit([(1, letter)])[1].stopped
+
+
+def test_masks_that_nobody_applied_do_not_disturb_the_next_step(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch()
+    batch.add(0, grammar(constraint.regex("[0-9]")))
+    batch.add(1, grammar(constraint.regex("[a-z]")))
+    batch.begin([(0, 0), (1, 1)])
+    batch.remove(0)
+    (letter,) = ll_tokenizer.tokenize_str("q")
+    assert batch.commit([(1, letter)])[1].stopped
+    batch.begin([])
+    assert batch.apply(torch.zeros(1, batch._vocab_size)) == {}
+
+
+def test_grammars_compile_behind_the_running_batch(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar]
+) -> None:
+    batch = make_batch()
+    properties = {f"property-{i}": {"type": "string"} for i in range(1500)}
+    slow = grammar(constraint.json_schema({"type": "object", "properties": properties}))
+    start = time.perf_counter()
+    assert not batch.prepare(slow)
+    assert time.perf_counter() - start < 0.05
+    while not batch.prepare(slow):
+        time.sleep(0.001)
+    start = time.perf_counter()
+    batch.add(0, slow)
+    assert time.perf_counter() - start < 0.05
+
+
+def test_a_grammar_that_llguidance_refuses_is_an_invalid_grammar(make_batch: MakeBatch) -> None:
+    with pytest.raises(InvalidGrammar, match="nowhere"):
+        make_batch().add(0, Grammar("start: nowhere", "lark", "start: nowhere", "key"))
+
+
+@pytest.mark.parametrize("cache_size", [0, 1, 4])
+def test_kept_grammars_are_bounded_and_copies_are_independent(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer, cache_size: int
+) -> None:
+    batch = make_batch(cache_size=cache_size)
+    for sequence_id, letter in enumerate("abcdefabcdef"):
+        batch.add(sequence_id, grammar(constraint.regex(letter + "[a-z]")))
+    assert len(batch._prototypes) <= max(1, cache_size)
+    (a,) = ll_tokenizer.tokenize_str("a")
+    assert not batch.commit([(0, a)])[0].error
+    assert batch.commit([(6, a)])[6].error is None
+    assert batch.commit([(0, a)])[0].stopped
+
+
+def test_a_lexer_is_renewed_before_long_use_fills_it(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar]
+) -> None:
+    batch = make_batch()
+    what = grammar(constraint.regex("a+"))
+    prototypes = set()
+    for sequence_id in range(600):
+        batch.add(sequence_id, what)
+        prototypes.add(id(batch._prototypes[what.key]))
+        batch.remove(sequence_id)
+    assert len(prototypes) >= 2
+
+
+def test_no_thread_is_left_after_closing(make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar]) -> None:
+    before = set(threading.enumerate())
+    batch = make_batch()
+    batch.add(0, grammar(constraint.regex("a")))
+    batch.begin([(0, 0)])
+    batch.close()
+    left = {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("guidance")}
+    assert not left
