@@ -78,6 +78,13 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class RequestTooLarge(RequestError):
+    """The body is larger than configured."""
+
+    status = 413
+    code = "request_too_large"
+
+
 class ModelNotFound(RequestError):
     """No model of that name is served."""
 

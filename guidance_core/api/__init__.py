@@ -1,0 +1,1 @@
+"""Dialects: what clients send → generation requests, and answers → what clients read. Each only translates."""

@@ -1,0 +1,280 @@
+"""Request bodies: which fields there are, and what becomes of the others.
+
+OpenAI's whole reference is sorted into three. Fields that are honoured, and fields that have no effect on an answer,
+are declared below. Fields that would change the answer in a way that this service cannot are listed as unsupported and
+refused by name, except with a value that asks for nothing. Anything else is unknown and refused too. Null means "not
+given" everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, cast
+
+import bentoml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import from_json
+from starlette.requests import Request
+from typing_extensions import Self
+
+from guidance_core.api.openai import examples
+from guidance_core.api.openai.constraints import ConstraintFields
+from guidance_core.errors import InvalidRequest, Unsupported
+
+MAX_TOP_LOGPROBS = 20
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Strings = Annotated[
+    list[str],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class StreamOptions(BaseModel):
+    """How a stream is written."""
+
+    model_config = _STRICT
+
+    include_usage: bool | None = Field(None, description="One more chunk before the end, with the token usage.")
+    include_obfuscation: bool | None = Field(
+        None, description="Random padding in each chunk, which hides the length of tokens from eavesdroppers."
+    )
+
+
+class RequestBody(bentoml.IODescriptor):
+    """A JSON body that is checked to the last field."""
+
+    model_config: ClassVar[ConfigDict] = _STRICT
+
+    @classmethod
+    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+        """Field → the values with which it may be sent all the same, because they ask for nothing."""
+        return {}
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Self:
+        """Parse a body, whatever its content type says.
+
+        Raises:
+            InvalidRequest: no JSON object, an unknown field, a wrong type or value.
+            Unsupported: a field that would change the answer and is not supported.
+        """
+        try:
+            body = from_json(await request.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+        return cls.parse(body)
+
+    @classmethod
+    def parse(cls, body: object) -> Self:
+        """Check a parsed body. Raises as `from_http_request`."""
+        if not isinstance(body, dict):
+            raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
+        unsupported = cls.unsupported()
+        given = {name: value for name, value in body.items() if value is not None}
+        for name in given.keys() - cls.model_fields.keys():
+            if name not in unsupported:
+                raise InvalidRequest(
+                    f"Unknown field {name!r}{_suggestion(name, cls.model_fields)}",
+                    param=name,
+                    code="unknown_parameter",
+                )
+            if not any(_same(given[name], off) for off in unsupported[name]):
+                raise Unsupported(f"{name!r} is not supported by this service yet: leave it out.", param=name)
+            del given[name]
+        try:
+            return cast(Self, cls.model_validate(given))
+        except ValidationError as error:
+            raise _first_error(error, given) from None
+
+
+class GenerationBody(ConstraintFields, RequestBody):
+    """What chat completions and completions have in common."""
+
+    model: str = Field(description="The name of the served model; `GET /v1/models` tells it.")
+    max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice.")
+    temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
+    top_p: float = Field(1.0, ge=0, le=1, description="Sample from the likeliest tokens that have this share together.")
+    n: int = Field(1, ge=1, description="How many choices to answer.")
+    stream: bool = Field(False, description="Answer as server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    stop: Strings | None = Field(None, max_length=16, description="Up to 16 strings that end the answer before them.")
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, description="Token id (as a string) → added to its logit."
+    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same answer.")
+    top_k: int | None = Field(None, ge=-1, description="Sample from the k likeliest tokens; 0 and -1 mean all.")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Sample from tokens with at least this share of the likeliest one's probability."
+    )
+    repetition_penalty: float = Field(1.0, gt=0, le=1000, description="Above 1, tokens seen before become less likely.")
+    min_tokens: int = Field(0, ge=0, description="The answer does not end before.")
+    stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
+    ignore_eos: bool = Field(False, description="The model's own end tokens do not end the answer.")
+    skip_special_tokens: bool = Field(True, description="Special tokens have no text.")
+    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    model_config = _STRICT
+
+    role: str = Field(description="`system`, `developer`, `user` or `assistant`.")
+    content: Annotated[
+        str | list[dict[str, Any]] | None,
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+    ] = Field(None, description="Text, or a list of parts of type `text`.")
+    name: str | None = Field(None, description="Of the participant; refused where the model's template ignores it.")
+
+
+_NOT_IN_CHAT: dict[str, tuple[object, ...]] = {
+    "audio": (),
+    "function_call": ("none",),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in_memory",),
+    "reasoning_effort": ("none",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none",),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+
+class ChatBody(GenerationBody):
+    """`POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        **_STRICT,
+        title="ChatCompletionRequest",
+        json_schema_extra={"example": examples.CHAT["plain"]},
+    )
+
+    messages: list[Message] = Field(min_length=1, description="The conversation so far.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="Newer name of `max_tokens`.")
+    logprobs: bool = Field(False, description="Answer the log-probability of each token.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="… and of the likeliest tokens besides. Needs `logprobs`."
+    )
+    metadata: dict[str, str] | None = Field(None, description="Accepted; has no effect on the answer.")
+    safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
+    prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
+    parallel_tool_calls: bool | None = Field(None, description="Accepted; there are no tools to call.")
+
+    @classmethod
+    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+        """See the base class."""
+        return _NOT_IN_CHAT
+
+
+_NOT_IN_COMPLETIONS: dict[str, tuple[object, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+}
+
+
+def _as_prompts(value: Any) -> Any:
+    """A prompt in any of OpenAI's four forms → a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a string, a list of strings, a list of token ids, or a list of such lists")
+    if all(_is_token_id(item) for item in value):
+        return [value]
+    for item in value:
+        if not (isinstance(item, str) or (isinstance(item, list) and item and all(map(_is_token_id, item)))):
+            raise ValueError("must be a string, a list of strings, a list of token ids, or a list of such lists")
+    return value
+
+
+def _is_token_id(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+class CompletionBody(GenerationBody):
+    """`POST /v1/completions`."""
+
+    model_config = ConfigDict(
+        **_STRICT,
+        title="CompletionRequest",
+        json_schema_extra={"example": examples.COMPLETION["plain"]},
+    )
+
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(_as_prompts),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "array", "items": {"type": "integer"}},
+                    {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                ]
+            }
+        ),
+    ] = Field(description="What to continue: text or token ids, or a list of prompts.")
+    max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice; 16 if not given.")
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="Answer log-probabilities, with those of this many likely tokens."
+    )
+
+    @classmethod
+    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+        """See the base class."""
+        return _NOT_IN_COMPLETIONS
+
+
+def _same(value: object, other: object) -> bool:
+    # In Python, False == 0 and True == 1; in JSON they are not.
+    return type(value) is type(other) and value == other
+
+
+def _suggestion(name: str, fields: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ": leave it out."
+
+
+def _first_error(error: ValidationError, body: Mapping[str, Any]) -> InvalidRequest:
+    first = error.errors(include_url=False)[0]
+    param = _path(first["loc"], body, missing=first["type"] == "missing")
+    message = first["msg"].removeprefix("Value error, ")
+    match first["type"]:
+        case "missing":
+            return InvalidRequest(f"Missing required field {param!r}.", param=param, code="missing_required_parameter")
+        case "extra_forbidden":
+            return InvalidRequest(f"Unknown field {param!r}: leave it out.", param=param, code="unknown_parameter")
+        case kind if kind.endswith("_type"):
+            return InvalidRequest(f"Invalid type for {param!r}: {message}.", param=param, code="invalid_type")
+    return InvalidRequest(f"Invalid value for {param!r}: {message}.", param=param)
+
+
+def _path(location: tuple[int | str, ...], body: object, *, missing: bool) -> str:
+    """A location of pydantic as a path in the body, without the names of union branches that pydantic puts between."""
+    path = ""
+    value: Any = body
+    for i, part in enumerate(location):
+        if isinstance(value, list) if isinstance(part, int) else isinstance(value, dict) and part in value:
+            value = value[part]
+        elif not (missing and i == len(location) - 1):
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path

@@ -1,0 +1,179 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from guidance_core.api.answer import Answer, Piece
+from guidance_core.api.openai.bodies import ChatBody
+from guidance_core.api.openai.events import DONE, ChunkWriter, guarded
+from guidance_core.api.openai.requests import generation_request, grammar_of, off_the_loop, remaining_context
+from guidance_core.api.openai.usage import usage_of
+from guidance_core.api.served_model import LoadedModel, ServedModel
+from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.generation import FinishReason
+from guidance_core.output import TextDelta, TokenText, TokenTextLogprob
+
+
+async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
+    """Answer a conversation, at once or as a stream.
+
+    Raises:
+        RequestError: before the first token; later failures become the stream's last event.
+    """
+    model = served.get(body.model)
+    max_tokens = _max_tokens(body)
+    logprobs = _logprobs(body)
+    prompt_ids = await _prompt_ids(model, body)
+    remaining = remaining_context(model, len(prompt_ids), param="messages")
+    request = generation_request(
+        model,
+        served.settings.server,
+        body,
+        prompt_ids=prompt_ids,
+        max_tokens=remaining if max_tokens is None else max_tokens,
+        logprobs=logprobs,
+        grammar=await grammar_of(model, body),
+    )
+    answer = Answer(model, request, skip_special_tokens=body.skip_special_tokens)
+    head = {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion.chunk" if body.stream else "chat.completion",
+        "created": int(time.time()),
+        "model": served.name,
+        "service_tier": "default",
+        "system_fingerprint": model.fingerprint,
+    }
+    if body.stream:
+        pieces = await started(answer.pieces())
+        events = _events(ChunkWriter(head, body.stream_options), answer, pieces, with_logprobs=body.logprobs)
+        return ClosingStream(guarded(events), "text/event-stream")
+    return JSONResponse({**head, "choices": await _choices(body, answer), "usage": usage_of([answer])})
+
+
+async def _events(
+    writer: ChunkWriter, answer: Answer, pieces: AsyncGenerator[Piece, None], *, with_logprobs: bool
+) -> AsyncGenerator[bytes, None]:
+    begun: set[int] = set()
+    async with aclosing(pieces):
+        async for index, piece in pieces:
+            # What belongs to one step is written at once.
+            events = b""
+            if index not in begun:
+                begun.add(index)
+                events += writer.chunk(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
+            if piece.text or piece.logprobs:
+                logprobs = _logprobs_object(piece.logprobs or ()) if with_logprobs else None
+                events += writer.chunk(_chunk_choice(index, {"content": piece.text}, logprobs=logprobs))
+            if piece.finish_reason is not None:
+                events += writer.chunk(_chunk_choice(index, {}, finish_reason=piece.finish_reason))
+            yield events
+    if writer.include_usage:
+        yield writer.usage(usage_of([answer]))
+    yield DONE
+
+
+def _chunk_choice(
+    index: int,
+    delta: dict[str, Any],
+    *,
+    logprobs: dict[str, Any] | None = None,
+    finish_reason: FinishReason | None = None,
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+async def _choices(body: ChatBody, answer: Answer) -> list[dict[str, Any]]:
+    received: list[list[TextDelta]] = [[] for _ in range(body.n)]
+    async with aclosing(answer.pieces()) as pieces:
+        async for index, piece in pieces:
+            received[index].append(piece)
+    return [
+        {
+            "index": index,
+            "message": {
+                "role": "assistant",
+                "content": "".join(piece.text for piece in choice),
+                "refusal": None,
+                "annotations": [],
+            },
+            "logprobs": _logprobs_object([entry for piece in choice for entry in piece.logprobs or ()])
+            if body.logprobs
+            else None,
+            "finish_reason": choice[-1].finish_reason,
+        }
+        for index, choice in enumerate(received)
+    ]
+
+
+async def _prompt_ids(model: LoadedModel, body: ChatBody) -> tuple[int, ...]:
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    for i, message in enumerate(body.messages):
+        _check_message(message.role, message.content, f"messages[{i}]")
+    context = model.executor.limits().max_model_len
+    chars = sum(len(str(message.content)) for message in body.messages)
+    ids = await off_the_loop(chars, partial(model.prompts.chat, messages, context=context))
+    for i, message in enumerate(body.messages):
+        if message.name is None:
+            continue
+        # Templates are free to ignore a name, and most do. Then it would be dropped silently.
+        nameless = [{**other, "name": None} if i == j else other for j, other in enumerate(messages)]
+        if await off_the_loop(chars, partial(model.prompts.chat, nameless, context=context)) == ids:
+            raise Unsupported(
+                f"The model's chat template ignores 'messages[{i}].name': leave it out, or write the name into the "
+                "content.",
+                param=f"messages[{i}].name",
+            )
+    return ids
+
+
+def _check_message(role: str, content: str | list[dict[str, Any]] | None, param: str) -> None:
+    if role in ("tool", "function"):
+        raise Unsupported(
+            f"'{param}.role' is {role!r}; tools are not supported by this service yet.", param=f"{param}.role"
+        )
+    if content is None:
+        raise InvalidRequest(f"'{param}.content' is missing: give it text.", param=f"{param}.content")
+    for j, part in enumerate(content if isinstance(content, list) else ()):
+        for key in part.keys() - {"type", "text"}:
+            if part.get("type") == "text" and part[key] is not None:
+                path = f"{param}.content[{j}].{key}"
+                raise InvalidRequest(f"Unknown field {path!r}: leave it out.", param=path, code="unknown_parameter")
+
+
+def _max_tokens(body: ChatBody) -> int | None:
+    if body.max_tokens is None or body.max_completion_tokens in (None, body.max_tokens):
+        return body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    raise InvalidRequest(
+        f"'max_tokens' ({body.max_tokens}) and 'max_completion_tokens' ({body.max_completion_tokens}) are two names of "
+        "one thing and differ: leave one out.",
+        param="max_tokens",
+    )
+
+
+def _logprobs(body: ChatBody) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs is not None:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+    return None
+
+
+def _logprobs_object(entries: Sequence[TokenTextLogprob]) -> dict[str, Any]:
+    return {
+        "content": [{**_token(entry), "top_logprobs": [_token(top) for top in entry.top]} for entry in entries],
+        "refusal": None,
+    }
+
+
+def _token(token: TokenText) -> dict[str, Any]:
+    # JSON has no infinity; OpenAI writes -9999 for a token that is as good as impossible.
+    return {"token": token.token, "logprob": max(token.logprob, -9999.0), "bytes": list(token.bytes)}

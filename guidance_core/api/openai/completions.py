@@ -1,0 +1,131 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from guidance_core.api.answer import Answer, Piece, merged
+from guidance_core.api.openai.bodies import CompletionBody
+from guidance_core.api.openai.events import DONE, ChunkWriter, guarded
+from guidance_core.api.openai.requests import generation_request, grammar_of, off_the_loop, remaining_context
+from guidance_core.api.openai.usage import usage_of
+from guidance_core.api.served_model import LoadedModel, ServedModel
+from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.errors import InvalidRequest
+from guidance_core.generation import Grammar
+from guidance_core.output import TextDelta, TokenTextLogprob
+
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+
+
+async def completion(served: ServedModel, body: CompletionBody) -> Response:
+    """Continue one prompt or several, at once or as a stream. Choices are numbered prompt by prompt.
+
+    Raises:
+        RequestError: before the first token; later failures become the stream's last event.
+    """
+    model = served.get(body.model)
+    settings = served.settings.server
+    if len(body.prompt) * body.n > settings.max_choices:
+        raise InvalidRequest(
+            f"{len(body.prompt)} prompts with {body.n} choices each are more than the {settings.max_choices} choices "
+            "that one request may have.",
+            param="prompt" if len(body.prompt) > 1 else "n",
+        )
+    grammar = await grammar_of(model, body)
+    answers = [await _answer(served, model, body, prompt, grammar) for prompt in body.prompt]
+    head = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": served.name,
+        "system_fingerprint": model.fingerprint,
+    }
+    if body.stream:
+        pieces = await started(merged(answers))
+        writer = ChunkWriter(head, body.stream_options)
+        return ClosingStream(guarded(_events(writer, body, answers, pieces)), "text/event-stream")
+    return JSONResponse({**head, "choices": await _choices(body, answers), "usage": usage_of(answers)})
+
+
+async def _answer(
+    served: ServedModel, model: LoadedModel, body: CompletionBody, prompt: str | list[int], grammar: Grammar | None
+) -> Answer:
+    context = model.executor.limits().max_model_len
+    prompt_ids = await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, context=context))
+    if not prompt_ids:
+        raise InvalidRequest("'prompt' is empty: give it at least one token.", param="prompt")
+    remaining = remaining_context(model, len(prompt_ids), param="prompt")
+    request = generation_request(
+        model,
+        served.settings.server,
+        body,
+        prompt_ids=prompt_ids,
+        max_tokens=min(_DEFAULT_MAX_TOKENS, remaining) if body.max_tokens is None else body.max_tokens,
+        logprobs=body.logprobs,
+        grammar=grammar,
+    )
+    return Answer(model, request, skip_special_tokens=body.skip_special_tokens, keep_leading_space=True)
+
+
+async def _events(
+    writer: ChunkWriter,
+    body: CompletionBody,
+    answers: Sequence[Answer],
+    pieces: AsyncGenerator[tuple[Answer, Piece], None],
+) -> AsyncGenerator[bytes, None]:
+    first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
+    async with aclosing(pieces):
+        async for answer, (index, piece) in pieces:
+            yield writer.chunk(_choice(body, first_index[id(answer)] + index, [piece]))
+    if writer.include_usage:
+        yield writer.usage(usage_of(answers))
+    yield DONE
+
+
+async def _choices(body: CompletionBody, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    received: dict[tuple[int, int], list[TextDelta]] = {
+        (id(answer), index): [] for answer in answers for index in range(body.n)
+    }
+    async with aclosing(merged(answers)) as pieces:
+        async for answer, (index, piece) in pieces:
+            received[id(answer), index].append(piece)
+    return [_choice(body, index, choice) for index, choice in enumerate(received.values())]
+
+
+def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta]) -> dict[str, Any]:
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = _logprobs_object([entry for piece in pieces for entry in piece.logprobs or ()])
+    return {
+        "index": index,
+        "text": "".join(piece.text for piece in pieces),
+        "logprobs": logprobs,
+        "finish_reason": pieces[-1].finish_reason,
+    }
+
+
+def _logprobs_object(entries: Sequence[TokenTextLogprob]) -> dict[str, Any]:
+    """Parallel lists; offsets are in characters of the choice's own text."""
+    return {
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [_finite(entry.logprob) for entry in entries],
+        "top_logprobs": [
+            # The answered token is always among them, as in OpenAI's answers.
+            {**{top.token: _finite(top.logprob) for top in entry.top}, entry.token: _finite(entry.logprob)}
+            for entry in entries
+        ],
+        "text_offset": [entry.text_offset for entry in entries],
+    }
+
+
+def _finite(logprob: float) -> float:
+    # JSON has no infinity; OpenAI writes -9999 for a token that is as good as impossible.
+    return max(logprob, -9999.0)

@@ -1,0 +1,181 @@
+"""What the answer must be: `response_format`, and the fields that vLLM's and llgtrt's clients send for the same.
+
+Each of these fields becomes one `Constraint`; a request may have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
+
+from guidance_core.errors import InvalidGrammar, InvalidRequest
+from guidance_core.grammar import constraint
+from guidance_core.grammar.constraint import Constraint
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+JsonSchema = dict[str, Any] | bool
+
+
+class TextFormat(BaseModel):
+    """Any text."""
+
+    model_config = _STRICT
+    type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    """Any JSON object."""
+
+    model_config = _STRICT
+    type: Literal["json_object"]
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema as OpenAI wraps it. It is enforced in full whether `strict` is set or not."""
+
+    model_config = _STRICT
+    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: JsonSchema = Field(alias="schema")
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(BaseModel):
+    """A JSON value that validates against a schema."""
+
+    model_config = _STRICT
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class RegexFormat(BaseModel):
+    """Text that matches a regular expression as a whole."""
+
+    model_config = _STRICT
+    type: Literal["regex"]
+    regex: str
+
+
+class LarkFormat(BaseModel):
+    """Text in a Lark grammar."""
+
+    model_config = _STRICT
+    type: Literal["lark_grammar"]
+    lark_grammar: str
+
+
+class LlguidanceFormat(BaseModel):
+    """Text in a grammar as llguidance serialises it."""
+
+    model_config = _STRICT
+    type: Literal["llguidance"]
+    grammar: dict[str, Any] | str
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | LarkFormat | LlguidanceFormat,
+    Field(discriminator="type"),
+]
+
+
+class StructuredOutputs(BaseModel):
+    """VLLM's object with one constraint; the names are vLLM's."""
+
+    model_config = _STRICT
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class ConstraintFields(BaseModel):
+    """The fields of a request that constrain its answer."""
+
+    response_format: ResponseFormat | None = Field(
+        None, description="What the answer must be: text, JSON, JSON of a schema, a regex, or a grammar."
+    )
+    structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM's clients write it.")
+    guided_json: dict[str, Any] | str | None = Field(None, description="The same, as vLLM's older clients write it.")
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = Field(None, description="Lark, or llama.cpp's GBNF.")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldConstraint:
+    """A constraint and the field that it comes from."""
+
+    constraint: Constraint
+    param: str
+
+
+def constraint_of(body: ConstraintFields) -> FieldConstraint | None:
+    """The constraint of a request, or None.
+
+    Raises:
+        InvalidRequest: several at once.
+        InvalidGrammar: malformed; ``param`` names the field.
+    """
+    found = [(param, make, value) for param, make, value in _candidates(body) if value is not None]
+    if len(found) > 1:
+        raise InvalidRequest(
+            f"The answer can have one constraint, but {' and '.join(repr(param) for param, _, _ in found)} are given: "
+            "leave out all but one.",
+            param=found[1][0],
+        )
+    if not found:
+        return None
+    param, make, value = found[0]
+    try:
+        return FieldConstraint(make(value), param)
+    except InvalidGrammar as error:
+        raise InvalidGrammar(error.message, param=param) from None
+
+
+def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Constraint], Any]]:
+    """(field, what makes a constraint of its value, its value or None)."""
+    candidates: list[tuple[str, Callable[[Any], Constraint], Any]] = [
+        ("guided_json", _json_schema, body.guided_json),
+        ("guided_regex", constraint.regex, body.guided_regex),
+        ("guided_choice", constraint.choice, body.guided_choice),
+        ("guided_grammar", constraint.ebnf, body.guided_grammar),
+    ]
+    if (outputs := body.structured_outputs) is not None:
+        candidates += [
+            ("structured_outputs.json", _json_schema, outputs.json_),
+            ("structured_outputs.regex", constraint.regex, outputs.regex),
+            ("structured_outputs.choice", constraint.choice, outputs.choice),
+            ("structured_outputs.grammar", constraint.ebnf, outputs.grammar),
+            ("structured_outputs.json_object", _json_object, outputs.json_object or None),
+        ]
+    match body.response_format:
+        case JsonObjectFormat():
+            candidates.append(("response_format", _json_object, True))
+        case JsonSchemaFormat(json_schema=named):
+            candidates.append(("response_format.json_schema.schema", constraint.json_schema, named.schema_))
+        case RegexFormat(regex=pattern):
+            candidates.append(("response_format.regex", constraint.regex, pattern))
+        case LarkFormat(lark_grammar=grammar):
+            candidates.append(("response_format.lark_grammar", constraint.lark, grammar))
+        case LlguidanceFormat(grammar=serialised):
+            candidates.append(("response_format.grammar", constraint.llguidance, serialised))
+    return candidates
+
+
+def _json_object(_: bool) -> Constraint:
+    return constraint.json_object()
+
+
+def _json_schema(schema: dict[str, Any] | str) -> Constraint:
+    """A schema as vLLM takes it: an object, or the text of one."""
+    if isinstance(schema, str):
+        try:
+            return constraint.json_schema(from_json(schema, allow_inf_nan=False))
+        except ValueError as error:
+            raise InvalidGrammar(f"The schema is not valid JSON: {error}.") from None
+    return constraint.json_schema(schema)

@@ -1,0 +1,67 @@
+"""Server-sent events as OpenAI writes them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from guidance_core.api.openai.bodies import StreamOptions
+from guidance_core.api.openai.errors import error_object, failure_object
+from guidance_core.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+# ASCII only: clients exist that end a line at U+2028 (httpx's `iter_lines` is one), where SSE does not.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+DONE = b"data: [DONE]\n\n"
+
+
+class ChunkWriter:
+    """Writes the chunks of one stream; what they have in common is encoded once.
+
+    Attributes:
+        include_usage: the client wants one more chunk, with the usage.
+    """
+
+    def __init__(self, head: dict[str, Any], options: StreamOptions | None) -> None:
+        """Take what every chunk begins with."""
+        self.include_usage = options is not None and options.include_usage is True
+        self._head = f'data: {_encode(head)[:-1]},"choices":['
+        self._tail = '],"usage":null' if self.include_usage else "]"
+        self._obfuscate = options is not None and options.include_obfuscation is True
+
+    def chunk(self, choice: dict[str, Any]) -> bytes:
+        """One event with one choice."""
+        return self._event(_encode(choice), self._tail)
+
+    def usage(self, usage: dict[str, Any]) -> bytes:
+        """The event with the usage and no choice."""
+        return self._event("", f'],"usage":{_encode(usage)}')
+
+    def _event(self, choice: str, tail: str) -> bytes:
+        if self._obfuscate:
+            # As long as it takes for all short chunks to have one length.
+            tail += f',"obfuscation":"{secrets.token_hex(_PADDED_LENGTH)[: -len(choice) % _PADDED_LENGTH]}"'
+        return f"{self._head}{choice}{tail}}}\n\n".encode("ascii")
+
+
+_PADDED_LENGTH = 128
+
+
+async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same events; a failure becomes an error event, after which there is no ``[DONE]``."""
+    try:
+        async for event in events:
+            yield event
+    except RequestError as error:
+        yield f"data: {_encode(failure_object(error))}\n\n".encode("ascii")
+    except Exception:
+        logger.exception("A stream failed")
+        failure = error_object(500, "The service failed; its log says why.", code="internal_error")
+        yield f"data: {_encode(failure)}\n\n".encode("ascii")
+    finally:
+        await events.aclose()

@@ -1,0 +1,164 @@
+"""The model that is served: loads in the background, and is what every dialect asks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from guidance_core.config import Settings
+from guidance_core.errors import ExecutorUnavailable, ModelNotFound, RequestError
+from guidance_core.executors.base import Executor, ExecutorStats, Health
+from guidance_core.grammar.compiler import GrammarCompiler
+from guidance_core.grammar.tokenizer import load_ll_tokenizer
+from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
+from guidance_core.output import Detokenizer
+from guidance_core.prompt import PromptTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that can answer.
+
+    Attributes:
+        tag: in the Bento model store, with its version.
+        fingerprint: changes whenever the same request with the same seed may get another answer.
+    """
+
+    tag: str
+    executor: Executor
+    prompts: PromptTokenizer
+    detokenizer: Detokenizer
+    grammars: GrammarCompiler
+    fingerprint: str
+
+
+Load = Callable[[Settings], Awaitable[LoadedModel]]
+
+
+class ServedModel:
+    """A model's life: `start`, answer, `shutdown`. All methods belong to one event loop.
+
+    Attributes:
+        name: what clients send as ``model``.
+        created: Unix time of this process's start.
+    """
+
+    def __init__(self, settings: Settings, load: Load | None = None) -> None:
+        """Prepare; nothing is loaded before `start`.
+
+        Args:
+            settings: of the service.
+            load: how to load; by default from the Bento model store.
+        """
+        self.settings = settings
+        self.name = settings.model.served_name or settings.model.tag.partition(":")[0]
+        self.created = int(time.time())
+        self._load = load or load_model
+        self._loaded: LoadedModel | None = None
+        self._failure = ""
+        self._loading: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        self._loading = asyncio.create_task(self._run_load())
+
+    async def shutdown(self) -> None:
+        """Stop loading, fail what is in flight, free everything."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        if self._loaded is not None:
+            await self._loaded.executor.shutdown()
+            self._loaded.grammars.close()
+
+    def health(self) -> Health:
+        """State now; never blocks."""
+        if self._loaded is not None:
+            return self._loaded.executor.health()
+        if self._failure:
+            return Health("failed", self._failure)
+        return Health("starting", "The model is being loaded.")
+
+    def stats(self) -> ExecutorStats:
+        """The executor's newest numbers; zeros until it is loaded."""
+        return ExecutorStats() if self._loaded is None else self._loaded.executor.stats()
+
+    def get(self, name: str | None = None) -> LoadedModel:
+        """The model, if it can be asked now.
+
+        Args:
+            name: what the client calls it; None where it need not say.
+
+        Raises:
+            ModelNotFound: another model is meant.
+            ExecutorUnavailable: still loading, or failed to.
+        """
+        if name is not None and name != self.name:
+            raise ModelNotFound(f"The model {name!r} does not exist: this service serves {self.name!r}.", param="model")
+        if self._loaded is None:
+            retry_after = None if self._failure else 5
+            raise ExecutorUnavailable(self.health().detail, retry_after=retry_after)
+        return self._loaded
+
+    async def _run_load(self) -> None:
+        logger.info("Loading model %s", self.settings.model.tag)
+        started = time.monotonic()
+        try:
+            self._loaded = await self._load(self.settings)
+        except (ModelNotInStore, RequestError, ValueError, OSError) as error:
+            self._failure = f"The model could not be loaded: {error}"
+            logger.critical(self._failure)
+        except Exception:
+            self._failure = "The model could not be loaded: the service's log says why."
+            logger.critical("The model could not be loaded", exc_info=True)
+        else:
+            logger.info("Serving %s as %r after %.1f s", self._loaded.tag, self.name, time.monotonic() - started)
+
+
+async def load_model(settings: Settings) -> LoadedModel:
+    """Find the model in the store, start its executor, and read its tokenizer meanwhile.
+
+    Raises:
+        ModelNotInStore: no such model.
+        ExecutorUnavailable: the executor could not load it.
+        ValueError, OSError: the model's files lack something; the message says what.
+    """
+    stored = await asyncio.to_thread(resolve, settings.model.tag)
+    executor = _executor(settings, stored)
+    try:
+        prompts, _ = await asyncio.gather(
+            asyncio.to_thread(PromptTokenizer.from_folder, stored.path, chat_template=settings.model.chat_template),
+            executor.start(),
+        )
+        limits = executor.limits()
+        tokenizer = await asyncio.to_thread(load_ll_tokenizer, stored.path, limits.vocab_size, limits.eos_token_ids)
+    except BaseException:
+        await executor.shutdown()
+        raise
+    return LoadedModel(
+        tag=stored.tag,
+        executor=executor,
+        prompts=prompts,
+        detokenizer=Detokenizer(prompts.tokenizer),
+        grammars=GrammarCompiler(tokenizer, settings.guidance),
+        fingerprint=_fingerprint(settings, stored),
+    )
+
+
+def _executor(settings: Settings, stored: StoredModel) -> Executor:
+    # Each executor brings libraries of its own: import only the one that runs.
+    match settings.executor:
+        case "torch":
+            from guidance_core.executors.torch.executor import TorchExecutor
+
+            return TorchExecutor(stored.path, settings)
+
+
+def _fingerprint(settings: Settings, stored: StoredModel) -> str:
+    return "fp_" + hashlib.sha256(f"{stored.tag}\n{settings.model_dump_json()}".encode()).hexdigest()[:10]

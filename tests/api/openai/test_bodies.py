@@ -1,0 +1,202 @@
+"""Requests that are refused, each with a sentence that names the field and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import MODEL
+from tests.api.scripted_executor import ScriptedExecutor
+
+CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+COMPLETION: dict[str, Any] = {"model": MODEL, "prompt": "Hi"}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+
+
+async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "/v1/chat/completions") -> Any:
+    response = await client.post(path, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 5.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 1000}, "n"),
+        ({"stream": 1}, "stream"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["a", 5]}, "stop[1]"),
+        ({"logit_bias": {"17": 101}}, "logit_bias.17"),
+        ({"logit_bias": {"cat": 1}}, "logit_bias"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"seed": 2**63}, "seed"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_tokens": 20, "max_tokens": 10}, "min_tokens"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"max_tokens": 600}, "max_tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": [{"content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "Hi", "nmae": "x"}]}, "messages[0].nmae"),
+        ({"messages": [{"role": "user", "content": "Hi", "name": "Bob"}]}, "messages[0].name"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "bold": True}]}]},
+            "messages[0].content[0].bold",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "regex", "regex": "("}}, "response_format.regex"),
+        ({"response_format": {"type": "lark_grammar", "lark_grammar": "start: x"}}, "response_format.lark_grammar"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs.json"),
+        ({"guided_regex": "a", "response_format": SCHEMA}, "response_format.json_schema.schema"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
+    ],
+    ids=str,
+)
+async def test_what_is_wrong_is_refused_by_its_path(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, field: dict[str, Any], param: str
+) -> None:
+    error = await refusal(client, {**CHAT, **field})
+
+    assert error["param"] == param
+    assert not executor.requests
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tool_choice": "auto"},
+        {"functions": [{"name": "f"}]},
+        {"audio": {"voice": "alloy", "format": "wav"}},
+        {"modalities": ["text", "audio"]},
+        {"prediction": {"type": "content", "content": "Hi"}},
+        {"web_search_options": {}},
+        {"reasoning_effort": "low"},
+        {"store": True},
+        {"service_tier": "flex"},
+        {"verbosity": "low"},
+        {"moderation": {"model": "x"}},
+    ],
+    ids=str,
+)
+async def test_what_would_change_the_answer_is_refused_by_name(
+    client: httpx.AsyncClient, field: dict[str, Any]
+) -> None:
+    error = await refusal(client, {**CHAT, **field})
+
+    assert error["param"] == next(iter(field))
+    assert error["code"] == "unsupported"
+
+
+@pytest.mark.parametrize("field", [{"suffix": "x"}, {"best_of": 2}, {"echo": True}], ids=str)
+async def test_what_would_change_a_completion_is_refused_by_name(
+    client: httpx.AsyncClient, field: dict[str, Any]
+) -> None:
+    error = await refusal(client, {**COMPLETION, **field}, "/v1/completions")
+
+    assert error["param"] == next(iter(field))
+    assert error["code"] == "unsupported"
+
+
+async def test_all_that_has_no_effect_is_accepted(client: httpx.AsyncClient) -> None:
+    harmless = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "safety_identifier": "s",
+        "prompt_cache_key": "k",
+        "verbosity": "medium",
+        "modalities": ["text"],
+        "reasoning_effort": "none",
+        "tool_choice": "none",
+        "tools": [],
+        "parallel_tool_calls": True,
+    }
+    assert (await client.post("/v1/chat/completions", json={**CHAT, **harmless})).status_code == 200
+
+
+async def test_null_means_default_for_known_and_unknown_fields(
+    client: httpx.AsyncClient, executor: ScriptedExecutor
+) -> None:
+    nulls = dict.fromkeys(["temperature", "max_tokens", "stop", "n", "stream", "logprobs", "tools", "some_new_field"])
+    response = await client.post("/v1/chat/completions", json={**CHAT, **nulls})
+
+    assert response.status_code == 200, response.text
+    assert executor.requests[0].sampling.temperature == 1
+
+
+async def test_an_unknown_field_is_refused_with_the_nearest_known_one(client: httpx.AsyncClient) -> None:
+    error = await refusal(client, {**CHAT, "max_token": 5})
+
+    assert error["message"] == "Unknown field 'max_token'; did you mean 'max_tokens'?"
+    assert error["param"] == "max_token"
+    assert error["code"] == "unknown_parameter"
+
+
+async def test_a_missing_field_is_named(client: httpx.AsyncClient) -> None:
+    error = await refusal(client, {"messages": CHAT["messages"]})
+
+    assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'"text"', b"\xff", b'{"a": NaN}', b"[" * 100_000], ids=repr)
+async def test_a_body_that_is_no_json_object_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    response = await client.post("/v1/chat/completions", content=body)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] in ("invalid_json", "invalid_type")
+
+
+async def test_a_grammar_that_does_not_compile_is_refused_in_llguidances_words(client: httpx.AsyncClient) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "integer"}}}}
+    error = await refusal(client, {**CHAT, "stream": True, "response_format": schema})
+
+    assert error["code"] == "invalid_grammar"
+    assert error["param"] == "response_format.json_schema.schema"
+    assert "not" in error["message"]
+
+
+async def test_a_prompt_longer_than_the_context_is_refused(client: httpx.AsyncClient) -> None:
+    error = await refusal(client, {**CHAT, "messages": [{"role": "user", "content": "word " * 600}]})
+
+    assert error["code"] == "context_length_exceeded"
+    assert "512" in error["message"]
+
+
+@pytest.mark.parametrize("prompt", ["", [], [[]], ["a", 5], [1, "a"], {"a": 1}, 5, [True], [-1]], ids=str)
+async def test_prompts_of_no_known_form_are_refused(client: httpx.AsyncClient, prompt: object) -> None:
+    error = await refusal(client, {**COMPLETION, "prompt": prompt}, "/v1/completions")
+
+    assert error["param"] == "prompt"
