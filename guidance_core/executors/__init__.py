@@ -1,1 +1,21 @@
-"""What runs models: a contract (`base`) and its implementations beside it."""
+"""What runs a model, behind one contract: `base.Executor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guidance_core.config import Settings
+from guidance_core.executors.base import Executor
+
+
+def create_executor(model_path: Path, settings: Settings) -> Executor:
+    """The executor that the settings name, not started yet.
+
+    Args:
+        model_path: folder of the model.
+        settings: all of them.
+    """
+    # Imported here: an executor may need packages that only its own users have.
+    from guidance_core.executors.torch.executor import TorchExecutor
+
+    return TorchExecutor(model_path, settings)

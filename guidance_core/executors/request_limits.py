@@ -1,0 +1,70 @@
+"""What every executor refuses: values out of range, tokens that the model does not have, prompts that do not fit."""
+
+from __future__ import annotations
+
+import math
+
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.executors.base import ModelLimits
+from guidance_core.generation import GenerationRequest, SamplingParams
+
+MAX_LOGPROBS = 20
+
+
+def check_request(request: GenerationRequest, limits: ModelLimits, *, max_choices: int) -> None:
+    """Refuse a request that the model cannot answer.
+
+    Args:
+        request: any.
+        limits: the model's.
+        max_choices: largest ``n``.
+
+    Raises:
+        InvalidRequest: a value out of range; ``param`` names the field of `SamplingParams`, or ``prompt``.
+        ContextLengthExceeded: prompt and ``max_tokens`` do not fit.
+    """
+    prompt, sampling = request.prompt_ids, request.sampling
+    if not prompt:
+        raise InvalidRequest("The prompt is empty: it must have at least one token.", param="prompt")
+    _check_tokens("prompt", (min(prompt), max(prompt)), limits)
+    _check_ranges(sampling, limits, max_choices)
+    total = len(prompt) + sampling.max_tokens
+    if total > limits.max_model_len:
+        room = limits.max_model_len - len(prompt)
+        mend = f"lower max_tokens to {room} or less, or shorten the prompt" if room > 0 else "shorten the prompt"
+        raise ContextLengthExceeded(
+            f"This model's context is {limits.max_model_len} tokens, but the request needs {total}: {len(prompt)} of "
+            f"the prompt and {sampling.max_tokens} of the answer (max_tokens). To mend it, {mend}.",
+            param="max_tokens" if room > 0 else "prompt",
+        )
+
+
+def _check_ranges(sampling: SamplingParams, limits: ModelLimits, max_choices: int) -> None:
+    def require(holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise InvalidRequest(f"{name} is {getattr(sampling, name)!r}, but it must be {wanted}.", param=name)
+
+    require(sampling.max_tokens >= 1, "max_tokens", "at least 1")
+    require(0 <= sampling.min_tokens <= sampling.max_tokens, "min_tokens", "from 0 to max_tokens")
+    require(1 <= sampling.n <= max_choices, "n", f"from 1 to {max_choices}")
+    require(0 <= sampling.temperature < math.inf, "temperature", "a finite number, 0 or more")
+    require(sampling.top_k >= 0, "top_k", "0 (keep all) or more")
+    require(0 < sampling.top_p <= 1, "top_p", "above 0 and at most 1")
+    require(0 <= sampling.min_p <= 1, "min_p", "from 0 to 1")
+    require(0 < sampling.repetition_penalty < math.inf, "repetition_penalty", "a finite number above 0")
+    require(math.isfinite(sampling.presence_penalty), "presence_penalty", "a finite number")
+    require(math.isfinite(sampling.frequency_penalty), "frequency_penalty", "a finite number")
+    require(
+        sampling.logprobs is None or 0 <= sampling.logprobs <= MAX_LOGPROBS, "logprobs", f"from 0 to {MAX_LOGPROBS}"
+    )
+    _check_tokens("logit_bias", sampling.logit_bias, limits)
+    require(all(map(math.isfinite, sampling.logit_bias.values())), "logit_bias", "finite numbers")
+    _check_tokens("stop_token_ids", sampling.stop_token_ids, limits)
+
+
+def _check_tokens(name: str, token_ids: tuple[int, ...] | dict[int, float], limits: ModelLimits) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < limits.vocab_size:
+            raise InvalidRequest(
+                f"{name} has the token id {token_id}, but the model's are 0 to {limits.vocab_size - 1}.", param=name
+            )

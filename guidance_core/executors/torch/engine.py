@@ -1,0 +1,339 @@
+"""The loop's body: one step of the running batch, from the schedule to the deltas."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from guidance_core.config import TorchSettings
+from guidance_core.errors import GenerationFailed, RequestError
+from guidance_core.executors.base import ExecutorStats
+from guidance_core.executors.torch.logprobs import token_logprobs
+from guidance_core.executors.torch.messages import Stepped
+from guidance_core.executors.torch.sampler import Sample, sample
+from guidance_core.executors.torch.scheduler import Plan, Scheduler, Work
+from guidance_core.executors.torch.segment import Segment
+from guidance_core.executors.torch.sequence import Sequence
+from guidance_core.executors.torch.slots import Slots
+from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
+from guidance_core.guidance.batch import GuidanceBatch, GuidanceRowTimes
+
+_log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the engine needs of a `ModelRunner`."""
+
+    vocab_size: int
+    max_model_len: int
+    num_slots: int
+    eos_token_ids: tuple[int, ...]
+
+    def forward(self, segments: Rows[Segment]) -> torch.Tensor:
+        """See `ModelRunner.forward`."""
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `ModelRunner.copy_prefix`."""
+
+    def clear(self, slot: int, length: int) -> None:
+        """See `ModelRunner.clear`."""
+
+
+class EngineBroken(Exception):
+    """The model does not even run a single token any more: nothing helps but a new process."""
+
+
+@dataclass(slots=True)
+class _Result:
+    """What one part of a step computed, before any state has changed."""
+
+    scores: list[TokenLogprob]
+    sample: Sample | None = None
+    times: GuidanceRowTimes | None = None
+
+
+class Engine:
+    """Requests in, deltas out. Not thread-safe: everything happens in the thread that runs the model.
+
+    Args:
+        runner: the model.
+        guidance: the batch's matchers; None where the model's tokenizer does not allow any.
+        settings: of the executor.
+    """
+
+    def __init__(self, runner: Runner, guidance: GuidanceBatch | None, settings: TorchSettings) -> None:
+        self._runner = runner
+        self._guidance = guidance
+        self._slots = Slots(runner.num_slots, runner.max_model_len, share=settings.prefix_cache)
+        self._scheduler = Scheduler(self._slots, settings.max_num_tokens)
+        self._eos = tuple(token for token in runner.eos_token_ids if token < runner.vocab_size)
+        self._compiling: deque[tuple[int, GenerationRequest]] = deque()
+        self._sequences: dict[int, dict[int, Sequence]] = {}
+        self._next_id = 0
+        self._deltas: list[tuple[int, TokenDelta]] = []
+        self._failures: list[tuple[int, RequestError]] = []
+        self._steps = self._prompt_tokens = self._cached_tokens = self._sampled_tokens = self._forced_tokens = 0
+
+    @property
+    def runnable(self) -> bool:
+        """Whether `step` would run the model."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether requests wait for their grammars."""
+        return bool(self._compiling)
+
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        """Queue a request, which has been checked.
+
+        Args:
+            key: unique in the engine's life; deltas and failures carry it.
+            request: see `GenerationRequest`.
+        """
+        self._compiling.append((key, request))
+        self._admit_compiled()
+
+    def abort(self, key: int) -> None:
+        """Drop a request and all its choices. Unknown keys are ignored: it may have ended."""
+        self._compiling = deque(item for item in self._compiling if item[0] != key)
+        for sequence in list(self._sequences.get(key, {}).values()):
+            self._remove(sequence)
+
+    def finish_choice(self, key: int, index: int) -> None:
+        """End one choice with ``stop``; unknown ones are ignored."""
+        sequence = self._sequences.get(key, {}).get(index)
+        if sequence is not None:
+            self._deltas.append((key, sequence.cut_off()))
+            self._remove(sequence)
+
+    def step(self) -> Stepped:
+        """Run one step, where there is something to run, and say what is new since the last one.
+
+        Raises:
+            EngineBroken: see there.
+        """
+        self._admit_compiled()
+        plan = self._scheduler.schedule()
+        if plan.work:
+            self._run(plan)
+        deltas, self._deltas = self._deltas, []
+        failures, self._failures = self._failures, []
+        return Stepped(deltas, failures, self.stats())
+
+    def stats(self) -> ExecutorStats:
+        """A snapshot; ``restarts`` is the parent's to know."""
+        return ExecutorStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting) + sum(r.sampling.n for _, r in self._compiling),
+            slots=self._runner.num_slots,
+            kv_tokens=self._slots.tokens,
+            kv_capacity=self._runner.num_slots * self._runner.max_model_len,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            sampled_tokens=self._sampled_tokens,
+            forced_tokens=self._forced_tokens,
+        )
+
+    def _admit_compiled(self) -> None:
+        """Queue the requests that have no grammar or whose grammar is compiled; the others do not hold them up."""
+        compiling: deque[tuple[int, GenerationRequest]] = deque()
+        for key, request in self._compiling:
+            if request.grammar is None or self._guidance is None or self._guidance.prepare(request.grammar):
+                try:
+                    self._enqueue(key, request)
+                except RequestError as error:
+                    self._fail_request(key, error)
+                except Exception as error:
+                    _log.exception("Request %s could not be queued.", request.request_id)
+                    self._fail_request(key, GenerationFailed(f"The request could not be started: {error}"))
+            else:
+                compiling.append((key, request))
+        self._compiling = compiling
+
+    def _enqueue(self, key: int, request: GenerationRequest) -> None:
+        seed = random.getrandbits(64) if request.sampling.seed is None else request.sampling.seed
+        choices = self._sequences[key] = {}
+        for index in range(request.sampling.n):
+            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed)
+            self._next_id += 1
+            choices[index] = sequence
+            self._scheduler.add(sequence)
+            if request.grammar is not None:
+                assert self._guidance is not None, "check() refuses grammars where there is no guidance"
+                self._guidance.add(sequence.id, request.grammar)
+                start = self._guidance.start(sequence.id)
+                if start.error is not None:
+                    raise GenerationFailed(f"The grammar failed: {start.error}")
+                sequence.follow(start.forced, stopped=start.stopped, accepting=start.accepting)
+                self._forced_tokens += sequence.answered
+                if sequence.done:
+                    self._emit(sequence)
+
+    def _run(self, plan: Plan) -> None:
+        for source, target, length in plan.copies:
+            self._runner.copy_prefix(source, target, length)
+        for sequence in plan.placed:
+            self._prompt_tokens += len(sequence.prompt)
+            self._cached_tokens += sequence.cached
+        self._steps += 1
+        sampled: list[tuple[Work, _Result]] = []
+        for work, result in self._compute_or_fail(plan.work):
+            sequence, segment = work.sequence, work.segment
+            self._slots.write(segment.slot, segment.start, segment.token_ids)
+            sequence.computed += len(segment.token_ids)
+            for score in result.scores:
+                sequence.score(score)
+            if result.sample is not None:
+                sampled.append((work, result))
+            elif result.scores and self._is_live(sequence):
+                self._emit(sequence)
+        self._take_samples(sampled)
+
+    def _compute_or_fail(self, works: list[Work]) -> list[tuple[Work, _Result]]:
+        """Run some sequences together; where that fails, in halves, until the culprit is alone, and fails alone.
+
+        Running a segment again is harmless: it writes the same keys and values to the same positions, and everything
+        else is changed only after all of it succeeded.
+        """
+        # The failure of one choice ends all choices of its request.
+        works = [work for work in works if self._is_live(work.sequence)]
+        if not works:
+            return []
+        try:
+            return list(zip(works, self._compute(works), strict=True))
+        except Exception as error:
+            if len(works) > 1:
+                middle = len(works) // 2
+                return self._compute_or_fail(works[:middle]) + self._compute_or_fail(works[middle:])
+            [work] = works
+            _log.exception("Request %s made a step fail.", work.sequence.request.request_id)
+            self._fail(work.sequence, f"The model failed on this request: {error}", work)
+            self._probe(work.segment.slot, error)
+            return []
+
+    def _compute(self, works: list[Work]) -> list[_Result]:
+        """Forward pass, masks and sampling. Changes nothing but the slots' keys and values."""
+        results = [_Result([]) for _ in works]
+        sampled: list[int] = []
+        sampled_rows: list[int] = []
+        scored: list[tuple[int, int, int]] = []
+        rows = 0
+        for index, work in enumerate(works):
+            sequence, segment = work.sequence, work.segment
+            if segment.logits == "none":
+                continue
+            first = 0 if segment.logits == "all" else len(segment.token_ids) - 1
+            for offset in range(first, len(segment.token_ids)):
+                position = segment.start + offset
+                if position + 1 < len(sequence.tokens):
+                    scored.append((rows, index, sequence.tokens[position + 1]))
+                else:
+                    sampled.append(index)
+                    sampled_rows.append(rows)
+                rows += 1
+        sequences = [works[index].sequence for index in sampled]
+        guided = [(row, s.id) for row, s in enumerate(sequences) if s.request.grammar is not None]
+        if guided and self._guidance is not None:
+            self._guidance.begin(guided)
+        logits = self._runner.forward([work.segment for work in works])
+        if scored:
+            top = [works[index].sequence.sampling.logprobs or 0 for _, index, _ in scored]
+            scores = token_logprobs(logits[[row for row, _, _ in scored]], [token for _, _, token in scored], top)
+            for (_, index, _), score in zip(scored, scores, strict=True):
+                results[index].scores.append(score)
+            logits = logits[sampled_rows]
+        if not sampled:
+            return results
+        times: dict[int, GuidanceRowTimes] = {}
+
+        def mask(logits: torch.Tensor) -> None:
+            assert self._guidance is not None
+            times.update(self._guidance.apply(logits))
+
+        samples = sample(logits, sequences, mask if guided else None)
+        for index, sequence, row in zip(sampled, sequences, samples, strict=True):
+            results[index].sample = row
+            results[index].times = times.get(sequence.id)
+        return results
+
+    def _take_samples(self, sampled: list[tuple[Work, _Result]]) -> None:
+        live: list[tuple[Sequence, Sample]] = []
+        for work, result in sampled:
+            sequence, row, times = work.sequence, result.sample, result.times
+            assert row is not None
+            if not self._is_live(sequence):
+                continue
+            error = row.error if times is None or times.error is None else f"The grammar failed: {times.error}"
+            if error is not None:
+                self._fail(sequence, error, work)
+                continue
+            live.append((sequence, row))
+            if times is not None:
+                sequence.add_guidance(times.mask_seconds, times.wait_seconds, row.allowed_mass)
+            sequence.append(row.token_id, row.logprob)
+            self._sampled_tokens += 1
+        committed = [
+            (sequence.id, row.token_id)
+            for sequence, row in live
+            if sequence.request.grammar is not None and sequence.stop_token_id is None and self._is_live(sequence)
+        ]
+        commits = self._guidance.commit(committed) if self._guidance is not None else {}
+        for sequence, _ in live:
+            if not self._is_live(sequence):
+                continue
+            commit = commits.get(sequence.id)
+            if commit is not None:
+                if commit.error is not None:
+                    self._fail(sequence, f"The grammar failed: {commit.error}")
+                    continue
+                before = sequence.answered
+                sequence.follow(commit.forced, stopped=commit.stopped, accepting=commit.accepting)
+                self._forced_tokens += sequence.answered - before
+            self._emit(sequence)
+
+    def _is_live(self, sequence: Sequence) -> bool:
+        return sequence.index in self._sequences.get(sequence.key, {})
+
+    def _emit(self, sequence: Sequence) -> None:
+        delta = sequence.take_delta()
+        if delta is not None:
+            self._deltas.append((sequence.key, delta))
+        if sequence.done:
+            self._remove(sequence)
+
+    def _remove(self, sequence: Sequence) -> None:
+        """Forget a sequence; its slot keeps what was written there."""
+        self._scheduler.remove(sequence)
+        if self._guidance is not None:
+            self._guidance.remove(sequence.id)
+        choices = self._sequences[sequence.key]
+        del choices[sequence.index]
+        if not choices:
+            del self._sequences[sequence.key]
+
+    def _fail(self, sequence: Sequence, message: str, work: Work | None = None) -> None:
+        """End the request that a sequence belongs to. What ``work`` wrote, and all under it, cannot be trusted."""
+        if work is not None:
+            self._slots.forget(work.segment.slot)
+            # A NaN beyond a later sequence's end would still reach it: attention multiplies it by 0.
+            self._runner.clear(work.segment.slot, work.segment.start + len(work.segment.token_ids))
+        self._fail_request(sequence.key, GenerationFailed(message))
+
+    def _fail_request(self, key: int, error: RequestError) -> None:
+        self.abort(key)
+        self._failures.append((key, error))
+
+    def _probe(self, slot: int, error: Exception) -> None:
+        """Is it the request that failed, or the engine? A device that is lost fails on everything from then on."""
+        try:
+            self._runner.forward([Segment(slot, 0, [0], "last")])
+        except Exception:
+            raise EngineBroken(f"The model no longer runs: {error}") from error

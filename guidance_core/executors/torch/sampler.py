@@ -1,0 +1,257 @@
+"""Logits in, tokens out: the order of operations is that of `SamplingParams`.
+
+Everything is done for all rows of a step at once, and only what some row asks for. No row's result depends on another
+row: the crowd changes neither what is drawn (`draws`) nor how.
+
+A vocabulary is sorted only as far as its answer needs: a nucleus lies, as a rule, within the 256 likeliest tokens,
+which are found in 2 ms for 32 rows of 49,152 logits where a sort takes 50 and `torch.multinomial` 25 (2 CPU cores). A
+row whose nucleus is wider is looked at again with 16 times as many. Where nothing is cut off, nothing is sorted at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from guidance_core.executors.torch.logprobs import log_sum_exp, token_logprobs
+from guidance_core.executors.torch.sequence import Sequence
+from guidance_core.generation import TokenLogprob
+
+_CANDIDATES = 256
+_MORE_CANDIDATES = 16
+_LOWEST_TEMPERATURE = 1e-6
+"""Below this, a difference that float32 logits can show decides everything; dividing by less could overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What became of one row.
+
+    Attributes:
+        token_id: the sampled token; meaningless where there is an ``error``.
+        logprob: where the request asks for it.
+        allowed_mass: probability that the model gave to what the grammar allows, only under a grammar.
+        error: why nothing could be sampled.
+    """
+
+    token_id: int
+    logprob: TokenLogprob | None = None
+    allowed_mass: float | None = None
+    error: str | None = None
+
+
+def sample(
+    logits: torch.Tensor, sequences: Rows[Sequence], mask: Callable[[torch.Tensor], object] | None = None
+) -> list[Sample]:
+    """Choose the next token of each sequence.
+
+    Args:
+        logits: float32 ``[len(sequences), vocabulary]``; they are changed.
+        sequences: one per row.
+        mask: sets to −inf what grammars forbid, in place; None where no sequence has a grammar.
+    """
+    scored = [row for row, s in enumerate(sequences) if s.sampling.logprobs is not None]
+    raw = logits[scored] if scored else None
+    masses: dict[int, float] = {}
+    if mask is not None:
+        guided = [row for row, s in enumerate(sequences) if s.request.grammar is not None]
+        everything = log_sum_exp(_rows(logits, guided))
+        # Masking first and adjusting what is left is the same as the other way round: −inf stays −inf.
+        mask(logits)
+        allowed = log_sum_exp(_rows(logits, guided))
+        shares = (allowed - everything).exp().clamp(0, 1).tolist()
+        masses = {row: share for row, share in zip(guided, shares, strict=True) if not math.isnan(share)}
+    _add_biases(logits, sequences)
+    _penalise(logits, sequences)
+    _forbid_ends(logits, sequences)
+
+    likeliest, tokens_tensor = _argmax(logits)
+    tokens: list[int] = tokens_tensor.tolist()
+    peaks: list[float] = likeliest.tolist()
+    random = [row for row, s in enumerate(sequences) if s.sampling.temperature > 0 and math.isfinite(peaks[row])]
+    if random:
+        drawn = _draw(_rows(logits, random), [sequences[row] for row in random])
+        for row, token in zip(random, drawn, strict=True):
+            tokens[row] = token
+    logprobs: dict[int, TokenLogprob] = {}
+    if raw is not None:
+        top = [sequences[row].sampling.logprobs or 0 for row in scored]
+        logprobs = dict(zip(scored, token_logprobs(raw, [tokens[row] for row in scored], top), strict=True))
+    return [
+        Sample(token, logprobs.get(row), masses.get(row), _error(peaks[row], logprobs.get(row)))
+        for row, token in enumerate(tokens)
+    ]
+
+
+def _error(peak: float, logprob: TokenLogprob | None) -> str | None:
+    if peak == -math.inf:
+        return "No token is left to be sampled: everything is forbidden."
+    if not math.isfinite(peak) or (logprob is not None and math.isnan(logprob.logprob)):
+        return "The model computed invalid numbers (NaN or infinity) for this request."
+    return None
+
+
+def _rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows; a copy only where they are not all."""
+    return logits if len(rows) == logits.shape[0] else logits[rows]
+
+
+def _blocks(values: torch.Tensor) -> torch.Tensor:
+    """``[rows, vocabulary]`` as ``[rows, blocks, block]``: two short searches are faster than a long one."""
+    rows, vocabulary = values.shape
+    return values.view(rows, -1, math.gcd(vocabulary, _CANDIDATES))
+
+
+def _argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Highest value and its first index, of each row. NaN counts as highest."""
+    blocks = _blocks(logits)
+    peaks = blocks.amax(-1)
+    block = peaks.argmax(-1, keepdim=True)
+    within = blocks.gather(1, block[:, :, None].expand(-1, -1, blocks.shape[2]))[:, 0].argmax(-1)
+    return peaks.gather(1, block)[:, 0], block[:, 0] * blocks.shape[2] + within
+
+
+def _flat(logits: torch.Tensor, rows: list[int], ids: list[torch.Tensor]) -> torch.Tensor:
+    """Indices into ``logits.view(-1)`` of some tokens of some rows."""
+    indices = torch.cat([ids_of_row + row * logits.shape[1] for row, ids_of_row in zip(rows, ids, strict=True)])
+    return indices.to(logits.device)
+
+
+def _add_biases(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+    rows = [row for row, s in enumerate(sequences) if s.sampling.logit_bias]
+    if not rows:
+        return
+    biases = [sequences[row].sampling.logit_bias for row in rows]
+    indices = _flat(logits, rows, [torch.tensor(list(bias)) for bias in biases])
+    values = torch.tensor([value for bias in biases for value in bias.values()], device=logits.device)
+    logits.view(-1).index_add_(0, indices, values)
+
+
+def _penalise(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+    rows, counts = [], []
+    for row, sequence in enumerate(sequences):
+        if sequence.counts is not None:
+            rows.append(row)
+            counts.append(sequence.counts)
+    if not rows:
+        return
+    indices = _flat(logits, rows, [c.ids for c in counts])
+    seen = torch.cat([c.counts for c in counts]).to(logits.device)
+    params = [sequences[row].sampling for row in rows]
+    lengths = torch.tensor([len(c.ids) for c in counts])
+    of_row = torch.tensor([[p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in params])
+    repetition, presence, frequency = of_row.repeat_interleave(lengths, 0).to(logits.device).unbind(1)
+    flat = logits.view(-1)
+    values = flat[indices]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    flat[indices] = values - presence * (seen > 0) - frequency * seen
+
+
+def _forbid_ends(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+    rows = [row for row, s in enumerate(sequences) if s.forbidden_ends()]
+    if not rows:
+        return
+    ends = [torch.tensor(sequences[row].forbidden_ends()) for row in rows]
+    indices = _flat(logits, rows, ends)
+    flat = logits.view(-1)
+    before = flat[indices]
+    flat[indices] = -torch.inf
+    # A grammar may allow nothing but the end: then the end it is.
+    stuck = (logits[rows].amax(-1) == -torch.inf).repeat_interleave(
+        torch.tensor([len(e) for e in ends], device=logits.device)
+    )
+    flat[indices] = torch.where(stuck, before, flat[indices])
+
+
+def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
+    """One token per row, at random."""
+    temperatures = [max(s.sampling.temperature, _LOWEST_TEMPERATURE) for s in sequences]
+    if any(t != 1 for t in temperatures):
+        logits = logits / torch.tensor(temperatures, device=logits.device)[:, None]
+    numbers = torch.tensor([s.uniform() for s in sequences], dtype=torch.float64, device=logits.device)
+    vocabulary = logits.shape[1]
+    cut = [row for row, s in enumerate(sequences) if s.sampling.top_p < 1 or 0 < s.sampling.top_k < vocabulary]
+    if len(cut) == len(sequences):
+        return _draw_likeliest(logits, sequences, numbers, _CANDIDATES)
+    if not cut:
+        return _draw_any(logits, sequences, numbers)
+    tokens = [0] * len(sequences)
+    uncut = [row for row in range(len(sequences)) if row not in set(cut)]
+    for rows, drawn in (
+        (cut, _draw_likeliest(logits[cut], [sequences[r] for r in cut], numbers[cut], _CANDIDATES)),
+        (uncut, _draw_any(logits[uncut], [sequences[r] for r in uncut], numbers[uncut])),
+    ):
+        for row, token in zip(rows, drawn, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _draw_any(logits: torch.Tensor, sequences: Rows[Sequence], numbers: torch.Tensor) -> list[int]:
+    """Draw from whole rows, without top_k and top_p: find the block of the vocabulary first, then the token in it."""
+    weights = logits.softmax(-1)
+    if any(s.sampling.min_p for s in sequences):
+        shares = torch.tensor([s.sampling.min_p for s in sequences], device=logits.device)[:, None]
+        weights *= weights >= shares * weights.amax(-1, keepdim=True)
+    blocks = _blocks(weights)
+    sums = blocks.sum(-1).double()
+    block, rest = _find(sums, numbers * sums.sum(-1))
+    inner = blocks.gather(1, block[:, None, None].expand(-1, -1, blocks.shape[2]))[:, 0].double()
+    token, _ = _find(inner, rest)
+    tokens: list[int] = (block * blocks.shape[2] + token).tolist()
+    return tokens
+
+
+def _draw_likeliest(
+    logits: torch.Tensor, sequences: Rows[Sequence], numbers: torch.Tensor, candidates: int
+) -> list[int]:
+    """Draw from the likeliest tokens of each row, as many as top_k, top_p and min_p leave."""
+    device, vocabulary = logits.device, logits.shape[1]
+    candidates = min(candidates, vocabulary)
+    values, ids = logits.topk(candidates, dim=-1)
+    weights = (values - values[:, :1]).double().exp()
+    params = [s.sampling for s in sequences]
+    top_k = torch.tensor([min(p.top_k or vocabulary, vocabulary) for p in params], device=device)[:, None]
+    top_p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device)[:, None]
+    min_p = torch.tensor([p.min_p for p in params], dtype=torch.float64, device=device)[:, None]
+    weights *= torch.arange(candidates, device=device) < top_k
+    reached = weights.cumsum(-1)
+    # top_p is a share of what top_k leaves, which may be the whole vocabulary.
+    everything = (log_sum_exp(logits) - values[:, 0]).double().exp()[:, None]
+    nucleus = top_p * torch.where(top_k <= candidates, reached[:, -1:], everything)
+    last = weights[:, -1:]
+    unknown = (top_k < vocabulary) | (reached[:, -1:] < nucleus)
+    wider = (top_k > candidates) & unknown & (last > 0) & (last >= min_p)
+    # `reached - weights` is what the likelier tokens have already.
+    weights *= (reached - weights < nucleus) & (weights >= min_p)
+    place, _ = _find(weights, numbers * weights.sum(-1))
+    tokens: list[int] = ids.gather(1, place[:, None])[:, 0].tolist()
+    if candidates < vocabulary:
+        rows = [row for row, is_wider in enumerate(wider[:, 0].tolist()) if is_wider]
+        if rows:
+            again = _draw_likeliest(
+                logits[rows], [sequences[row] for row in rows], numbers[rows], candidates * _MORE_CANDIDATES
+            )
+            for row, token in zip(rows, again, strict=True):
+                tokens[row] = token
+    return tokens
+
+
+def _find(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a running sum passes ``target``: index and what is left of ``target`` there, of each row.
+
+    Never an index of weight 0, whatever rounding does.
+
+    Args:
+        weights: float64 ``[rows, n]``, not negative, not all 0.
+        target: float64 ``[rows]``, from 0 to below the sum.
+    """
+    reached = weights.cumsum(-1)
+    total = reached[:, -1]
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(reached, target[:, None], right=True)[:, 0]
+    before = reached.gather(1, index[:, None])[:, 0] - weights.gather(1, index[:, None])[:, 0]
+    return index, (target - before).clamp_(min=0)
