@@ -113,7 +113,9 @@ class _Rewriter:
     def __init__(self, root: Schema) -> None:
         self.keys_can_collide = False
         self._root = root
-        self._boolean_bounds = any(name in str(root.get("$schema")) for name in ("draft-03", "draft-04"))
+        self._is_draft4 = "/draft-04/" in str(root.get("$schema"))
+        if "/draft-03/" in str(root.get("$schema")):
+            _refuse("$schema", "draft 3 is not supported; write the schema in draft 4 or later")
         self._seen: set[int] = set()
         self._references: list[str] = []
         self._steps: list[float] = []
@@ -134,8 +136,8 @@ class _Rewriter:
         if not isinstance(schema, dict):
             _refuse(path, "a schema must be an object or true or false")
         self._seen.add(id(schema))
-        if self._boolean_bounds:
-            _modernise_bounds(schema)
+        if self._is_draft4:
+            _modernise_bounds(path, schema)
         problem = malformed(schema)
         if problem is not None:
             _refuse(path, problem)
@@ -179,14 +181,16 @@ class _Rewriter:
             _refuse("", "the values of 'multipleOf' have too large a common multiple; use smaller ones")
 
 
-def _modernise_bounds(schema: Schema) -> None:
+def _modernise_bounds(path: str, schema: Schema) -> None:
     """Draft 4's ``"minimum": 3, "exclusiveMinimum": true`` as ``"exclusiveMinimum": 3``."""
     for plain, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        flag = schema.get(exclusive)
-        if isinstance(flag, bool):
-            del schema[exclusive]
-            if flag and plain in schema:
-                schema[exclusive] = schema.pop(plain)
+        flag = schema.pop(exclusive, False)
+        if not isinstance(flag, bool):
+            _refuse(
+                path, f"'{exclusive}' must be true or false in draft 4, not {flag!r}; a later '$schema' allows numbers"
+            )
+        if flag and plain in schema:
+            schema[exclusive] = schema.pop(plain)
 
 
 def _rewrite_strings(path: str, schema: Schema) -> None:

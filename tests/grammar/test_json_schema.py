@@ -162,6 +162,11 @@ def test_what_llguidance_alone_would_refuse_or_misread_is_accepted(
         ({"const": 2**53 + 1}, "beyond ±2**53"),
         ({"enum": [{"a": [0.12345678901234567]}]}, "more than 15 digits"),
         ({"exclusiveMinimum": True, "minimum": 1}, "'exclusiveMinimum' must be a finite number"),
+        (
+            {"$schema": "http://json-schema.org/draft-04/schema#", "exclusiveMinimum": 3, "minimum": 5},
+            "'exclusiveMinimum' must be true or false in draft 4",
+        ),
+        ({"$schema": "http://json-schema.org/draft-03/schema#", "extends": {}}, "draft 3 is not supported"),
         ({"type": "object", "minProperties": 2}, "an answer could repeat one"),
         ({"x-guidance": {"lenient": True}}, "x-guidance/lenient: would accept answers that do not validate"),
         ({"x-guidance": {"coerce_one_of": True}}, "would accept answers that do not validate"),
