@@ -20,13 +20,13 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
-from functools import cache
 from typing import Any, NoReturn
 
 from llguidance import LLMatcher
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.grammar.bounds import safe_ranges
+from guidance_core.grammar.compatibility import understands
 from guidance_core.grammar.formats import EXACT_FORMATS, FORMATS_WITHOUT_MEANING
 from guidance_core.grammar.keywords import BOUNDS, Schema, malformed, resolve, subschemas
 from guidance_core.grammar.patterns import PatternError, common_regex, widest_regex
@@ -76,24 +76,16 @@ def json_schema_grammar(schema: Schema) -> str:
         _refuse("", "no finite value satisfies it: something is required inside of itself without end")
     options = {"whitespace_pattern": WHITESPACE} | _checked_options(users)
     if rewriter.keys_can_collide:
-        if not _understands("json_allowed_escapes"):
+        if not understands("json_allowed_escapes"):
             _refuse(
                 "",
                 "this version of llguidance cannot keep undeclared keys apart from declared ones; "
                 "set 'additionalProperties' to false wherever keys are declared, or update llguidance",
             )
         options["json_allowed_escapes"] = _UNIQUE_SPELLING
-    elif _understands("json_allow_general_unicode_escapes"):
+    elif understands("json_allow_general_unicode_escapes"):
         options = {"json_allow_general_unicode_escapes": True} | options
     return LLMatcher.grammar_from_json_schema(json.dumps(root | {"x-guidance": options}, ensure_ascii=False))
-
-
-@cache
-def _understands(option: str) -> bool:
-    """Whether the installed llguidance has an option of its JSON compiler; 0.7 has neither of those asked for here."""
-    probe = {"json_allowed_escapes": _UNIQUE_SPELLING, "json_allow_general_unicode_escapes": True}[option]
-    grammar = LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": {option: probe}})
-    return not LLMatcher.validate_grammar(grammar)
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

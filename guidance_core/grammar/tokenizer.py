@@ -9,6 +9,8 @@ from typing import Any
 
 from llguidance import LLTokenizer
 
+from guidance_core.grammar.compatibility import new_tokenizer
+
 
 def load_ll_tokenizer(model_path: Path, vocab_size: int | None, eos_token_ids: Sequence[int]) -> LLTokenizer:
     """Load ``tokenizer.json`` (about 0.2 s for 50,000 tokens).
@@ -26,20 +28,16 @@ def load_ll_tokenizer(model_path: Path, vocab_size: int | None, eos_token_ids: S
         ValueError: there is no fast tokenizer, or an end token is outside of the vocabulary.
     """
     definition = _read_definition(model_path)
-    known = 1 + max(
-        (*definition["model"]["vocab"].values(), *(token["id"] for token in definition["added_tokens"]))
-        if isinstance(definition["model"]["vocab"], dict)
-        else (len(definition["model"]["vocab"]) - 1, *(token["id"] for token in definition["added_tokens"]))
-    )
+    vocabulary = definition["model"]["vocab"]
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    known = 1 + max(*ids, *(token["id"] for token in definition["added_tokens"]))
     size = max(known, vocab_size or 0)
     if not eos_token_ids or max(eos_token_ids) >= size:
         raise ValueError(
             f"The end tokens {list(eos_token_ids)} are not in the vocabulary of {size} tokens: "
             "mend eos_token_id in the checkpoint's generation_config.json or config.json."
         )
-    # A list of one would do for llguidance 1; llguidance 0.7 takes one id only.
-    eos = list(eos_token_ids) if len(eos_token_ids) > 1 else eos_token_ids[0]
-    return LLTokenizer(json.dumps(definition), n_vocab=size, eos_token=eos)
+    return new_tokenizer(json.dumps(definition), size, eos_token_ids)
 
 
 def _read_definition(model_path: Path) -> dict[str, Any]:

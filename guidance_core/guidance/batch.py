@@ -19,6 +19,7 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
+from guidance_core.grammar.compatibility import consume, end_tokens
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.threads import deep_stack_pool
 from kernels.mask_logits import mask_logits
@@ -99,7 +100,7 @@ class GuidanceBatch:
         self._vocab_size = vocab_size
         self._settings = settings
         self._limits = parser_limits(settings)
-        self._eos = frozenset(tokenizer.eos_tokens)
+        self._eos = end_tokens(tokenizer)
         self._executor = LLExecutor(num_threads=settings.threads or min(8, cpu_count() or 1))
         self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
         self._compile_worker = deep_stack_pool(1, "guidance-compile")
@@ -194,7 +195,7 @@ class GuidanceBatch:
         if not sampled:
             return {}
         self._settle()
-        self._executor.consume_token_par([(self._matchers[sequence_id], token) for sequence_id, token in sampled])
+        consume(self._executor, [(self._matchers[sequence_id], token) for sequence_id, token in sampled])
         standings = {}
         for sequence_id, token in sampled:
             forced = self.forced(sequence_id) if token not in self._eos else ()

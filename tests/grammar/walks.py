@@ -7,6 +7,8 @@ import random
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from guidance_core.grammar.compatibility import end_tokens
+
 CLOSING = {b"}", b"]", b'"', b",", b":", b"{", b"[", b"0", b"1", b"a", b'"}', b'"]', b"]}", b"}}", b'":', b'",'}
 
 
@@ -16,7 +18,7 @@ class Walker:
     def __init__(self, tokenizer: LLTokenizer, seed: int) -> None:
         self._tokenizer = tokenizer
         self._random = random.Random(seed)
-        self._eos = set(tokenizer.eos_tokens)
+        self._eos = set(end_tokens(tokenizer))
         self._closing = [t for t in range(tokenizer.vocab_size) if tokenizer.decode_bytes([t]) in CLOSING]
 
     def walk(self, grammar: str, *, most_tokens: int = 150) -> bytes | None:
