@@ -48,7 +48,7 @@ class GuidanceRowTimes:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Where a sequence stands after a sampled token.
+    """Where a sequence stands: at its start, or after a sampled token.
 
     Attributes:
         forced: tokens that the grammar now forces, already consumed by the matcher; never an end token.
@@ -137,17 +137,9 @@ class GuidanceBatch:
         """Forget a sequence, at any time between two steps' calls. Unknown ids are ignored."""
         self._matchers.pop(sequence_id, None)
 
-    def forced(self, sequence_id: int) -> tuple[int, ...]:
-        """Tokens that the grammar forces before anything is sampled, now consumed by the matcher.
-
-        A failure, however unlikely, shows in the sequence's first `apply` or `commit`.
-        """
-        return self._consume_forced(self._matchers[sequence_id])
-
     def start(self, sequence_id: int) -> Commit:
-        """Where a sequence stands before anything is sampled, with what the grammar forces (see `forced`)."""
-        forced = self.forced(sequence_id)
-        return self._standing(sequence_id, forced)
+        """Where a new sequence stands before anything is sampled, with what the grammar forces at once."""
+        return self._standing(sequence_id, self._consume_forced(self._matchers[sequence_id]))
 
     def begin(self, rows: Sequence[tuple[int, int]]) -> None:
         """Start filling masks behind the forward pass.
@@ -196,11 +188,12 @@ class GuidanceBatch:
             return {}
         self._settle()
         consume(self._executor, [(self._matchers[sequence_id], token) for sequence_id, token in sampled])
-        standings = {}
-        for sequence_id, token in sampled:
-            forced = self.forced(sequence_id) if token not in self._eos else ()
-            standings[sequence_id] = self._standing(sequence_id, forced)
-        return standings
+        return {
+            sequence_id: self._standing(
+                sequence_id, () if token in self._eos else self._consume_forced(self._matchers[sequence_id])
+            )
+            for sequence_id, token in sampled
+        }
 
     def close(self) -> None:
         """Stop the worker threads."""

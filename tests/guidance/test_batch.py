@@ -70,7 +70,7 @@ def test_sequences_of_different_grammars_each_end_in_their_own(
         [constraint.json_schema(ORDER), constraint.choice(["yes", "no"]), constraint.json_schema(ORDER)]
     ):
         batch.add(sequence_id, grammar(what))
-        texts[sequence_id] = list(batch.forced(sequence_id))
+        texts[sequence_id] = list(batch.start(sequence_id).forced)
     torch.manual_seed(0)
     running, ended = [0, 1, 2], {}
     for _ in range(200):
@@ -112,11 +112,22 @@ def test_forced_tokens_are_the_models_own_tokenization(
     batch = make_batch()
     what = grammar(constraint.regex(r'\{"name": "Ada"(, "born": [0-9]{4})\}'))
     batch.add(0, what)
-    forced = batch.forced(0)
+    forced = batch.start(0).forced
     text = ll_tokenizer.decode_str(list(forced))
     assert text.startswith('{"name": "Ada')
     assert list(forced) == ll_tokenizer.tokenize_str('{"name": "Ada", "born": 1815}')[: len(forced)]
-    assert batch.forced(0) == ()
+    assert batch.start(0).forced == ()
+
+
+def test_an_answer_without_any_choice_is_forced_as_a_whole(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
+) -> None:
+    batch = make_batch()
+    batch.add(0, grammar(constraint.choice(["yes, the only option"])))
+    start = batch.start(0)
+    assert ll_tokenizer.decode_str(list(start.forced)) == "yes, the only option"
+    assert start.stopped
+    assert start.accepting
 
 
 def test_forcing_can_be_switched_off_without_changing_the_answer(
@@ -127,7 +138,7 @@ def test_forcing_can_be_switched_off_without_changing_the_answer(
     for forced_tokens in (True, False):
         batch = make_batch(forced_tokens=forced_tokens)
         batch.add(0, what)
-        tokens = list(batch.forced(0))
+        tokens = list(batch.start(0).forced)
         assert bool(tokens) is forced_tokens
         generator = torch.Generator().manual_seed(3)
         commit = Commit()
