@@ -14,8 +14,10 @@ from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.grammar.trial import crashes
 
 _THREADS = 2
+_WRITTEN_FOR_LLGUIDANCE = frozenset({"lark", "llguidance"})
 
 
 class GrammarCompiler:
@@ -74,6 +76,10 @@ class GrammarCompiler:
                 f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
             )
         source = constraint.source()
+        if constraint.kind in _WRITTEN_FOR_LLGUIDANCE:
+            crash = crashes(source)
+            if crash is not None:
+                raise InvalidGrammar(f"The grammar {crash}.")
         is_error, messages = LLMatcher.validate_grammar_with_warnings(source, self._tokenizer, limits=self._limits)
         if messages:
             # A warning is no better than an error: each says that something in the grammar is not enforced.

@@ -35,7 +35,7 @@ from guidance_core.grammar.satisfiable import has_finite_instance
 WHITESPACE = r"[ ]|\n[ ]{0,64}"
 """Between two tokens of JSON: nothing, one space, or one line break with indentation.
 
-llguidance's default allows any amount, and a small model that starts to write blank lines rarely stops.
+That covers every usual layout. llguidance's default allows any amount, on which a model can spend all of its answer.
 """
 
 _MAX_DEPTH = 96

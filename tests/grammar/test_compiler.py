@@ -11,7 +11,7 @@ from llguidance import LLTokenizer
 
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
-from guidance_core.grammar import constraint
+from guidance_core.grammar import constraint, trial
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
 
@@ -112,6 +112,20 @@ HOSTILE: dict[str, Any] = {
     "many items": constraint.json_schema({"type": "array", "minItems": 2**31 - 1}),
     "nested groups": constraint.regex("(" * 5000 + ")" * 5000),
 }
+
+
+async def test_a_grammar_that_crashes_llguidance_is_refused_and_nothing_else_happens(compiler: GrammarCompiler) -> None:
+    for schema in ('{"const": -9223372036854775808}', '{"type": "integer", "minimum": -1e300, "maximum": -1e300}'):
+        with pytest.raises(InvalidGrammar, match=re.escape("crash") + "|Failed to generate"):
+            await compiler.compile(constraint.lark(f"start: %json {schema}"))
+    with pytest.raises(InvalidGrammar, match="makes llguidance crash"):
+        await compiler.compile(constraint.llguidance({"grammars": [{"json_schema": {"const": -(2**63)}}]}))
+    assert await compiler.compile(constraint.lark('start: "a"'))
+
+
+def test_a_grammar_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 0.001)
+    assert trial.crashes('start: "a"') == "takes longer than 0.001 s to compile"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
