@@ -72,11 +72,13 @@ def _below(bound: int | float, *, strictly: bool, integer: bool) -> Decimal:
     """The largest safe number that is not above the bound, or is below it."""
     exact = Decimal(bound) if isinstance(bound, int) else Decimal(repr(bound))
     exponent = max(exact.adjusted() + 1 - _DIGITS, -_DIGITS) if exact else -_DIGITS
-    if exact == int(exact) and abs(exact) <= _EXACT_INTEGERS and (integer or not strictly):
-        return exact - strictly
-    if integer and abs(exact) > _EXACT_INTEGERS:
-        double = float(int(exact) - strictly)
-        return Decimal(int(double if double <= exact - strictly else math.nextafter(double, -math.inf)))
+    if exact == int(exact) and (integer or not strictly):
+        whole = int(exact) - strictly
+        if abs(whole) <= _EXACT_INTEGERS:
+            return Decimal(whole)
+        if integer:
+            double = float(whole)
+            return Decimal(int(double if double <= whole else math.nextafter(double, -math.inf)))
     step = Decimal(1).scaleb(max(exponent, 0) if integer else exponent)
     rounded = exact.quantize(step, rounding=ROUND_FLOOR)
     return rounded - step if strictly and rounded == exact else rounded

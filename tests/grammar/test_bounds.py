@@ -94,6 +94,7 @@ def test_numbers_within_bounds_pass(schema: dict[str, Any], text: str) -> None:
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, "0"),
         ({"type": "number", "exclusiveMaximum": 0, "minimum": -0.5}, "-0"),
         ({"type": "number", "maximum": 99.99999999999999}, "100"),
+        ({"type": "integer", "exclusiveMinimum": 2**53}, str(2**53)),
     ],
 )
 def test_numbers_that_only_their_digits_keep_within_bounds_do_not_pass(schema: dict[str, Any], text: str) -> None:
