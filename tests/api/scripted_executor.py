@@ -39,7 +39,8 @@ class ScriptedExecutor(Executor):
 
     async def start(self) -> None: ...
 
-    async def shutdown(self) -> None: ...
+    async def shutdown(self) -> None:
+        self.state = Health("stopped", "Shut down.")
 
     def limits(self) -> ModelLimits:
         return self._limits

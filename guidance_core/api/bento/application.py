@@ -39,6 +39,7 @@ class OpenAIService(bentoml.Service[T]):
     def to_asgi(self, is_main: bool = True) -> Starlette:
         """The application that a worker runs."""
         self.inject_config()
+        _log_as_bentoml()
         app = cast(Starlette, _AppFactory(self, is_main=is_main)())
         app.add_exception_handler(HTTPException, http_error_response)
         app.add_exception_handler(RequestError, _request_error)
@@ -50,6 +51,13 @@ class OpenAIService(bentoml.Service[T]):
     def openapi_spec(self) -> Any:
         """The OpenAPI document, with the GET endpoints and our error shape."""
         return described(super().openapi_spec)
+
+
+def _log_as_bentoml() -> None:
+    """Show what our own loggers say, in BentoML's format and at its level."""
+    ours, bentos = logging.getLogger("guidance_core"), logging.getLogger("bentoml")
+    ours.handlers, ours.propagate = bentos.handlers, bentos.propagate
+    ours.setLevel(bentos.level)
 
 
 class _AppFactory(ServiceAppFactory):

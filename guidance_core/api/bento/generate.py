@@ -49,7 +49,7 @@ async def _encoded(texts: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, No
 
 
 async def generated_text(served: ServedModel, body: GenerateBody) -> AsyncGenerator[str, None]:
-    """The answer to a prompt, piece by piece, sampled at temperature 1.
+    """The likeliest answer to a prompt (temperature 0), piece by piece.
 
     Raises:
         RequestError: as `Executor.generate`.
@@ -58,7 +58,9 @@ async def generated_text(served: ServedModel, body: GenerateBody) -> AsyncGenera
     context = model.executor.limits().max_model_len
     prompt_ids = model.prompts.instruction(body.prompt, system_prompt=body.system_prompt, context=context)
     request = GenerationRequest(
-        request_id=uuid.uuid4().hex, prompt_ids=prompt_ids, sampling=SamplingParams(max_tokens=body.max_tokens)
+        request_id=uuid.uuid4().hex,
+        prompt_ids=prompt_ids,
+        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=0.0),
     )
     async with aclosing(Answer(model, request).pieces()) as pieces:
         async for _, piece in pieces:

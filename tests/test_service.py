@@ -1,0 +1,29 @@
+"""The service class as BentoML sees it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import service
+
+
+def test_the_bentofile_names_this_service() -> None:
+    bentofile = (Path(service.__file__).parent / "bentofile.yaml").read_text()
+    module, name = re.findall(r'^service: "(\w+):(\w+)"', bentofile, re.MULTILINE)[0]
+
+    assert getattr(importlib.import_module(module), name) is service.GuidedLLM
+
+
+def test_its_endpoints_are_the_documented_ones() -> None:
+    assert {api.route: api.name for api in service.GuidedLLM.apis.values()} == {
+        "/v1/chat/completions": "chat_completions",
+        "/v1/completions": "completions",
+        "/generate": "generate",
+    }
+    assert {api.name for api in service.GuidedLLM.apis.values() if api.is_stream} == {"generate"}
+
+
+def test_every_endpoint_says_what_it_does() -> None:
+    assert all((api.doc or "").endswith(".") for api in service.GuidedLLM.apis.values())
