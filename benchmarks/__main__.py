@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
 from benchmarks import bare, served, workload, yardstick
 from benchmarks.agreement import compare
+from benchmarks.contender import Contender
 from benchmarks.plot import draw
 from benchmarks.report import Report, Row
 from benchmarks.streams import Figures, median_of, summarize
@@ -40,7 +42,10 @@ def parse_options() -> argparse.Namespace:
 
 
 async def measure(options: argparse.Namespace) -> Report:
-    """Run everything."""
+    """Run everything; being terminated stops the server too."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     model = resolve(options.model)
     settings = {
         "model": model.tag,
@@ -57,26 +62,38 @@ async def measure(options: argparse.Namespace) -> Report:
     async with (
         yardstick.start(model.path, options.dtype) as transformers,
         bare.start(model.path, environment) as executor,
-        served.serve(environment) as service,
+        served.serve(model.name, environment) as service,
     ):
-        contenders = [(transformers, False), (executor, False), (executor, True), (service, False), (service, True)]
+        contenders: list[tuple[Contender, bool]] = [
+            (transformers, False),
+            (executor, False),
+            (executor, True),
+            (service, False),
+            (service, True),
+        ]
         rounds: dict[tuple[str, bool, int], list[Figures]] = defaultdict(list)
         for number in range(options.rounds + 1):
             # The first round only warms up.
-            streams_of_round = options.streams if number else [max(options.streams)]
-            for streams in streams_of_round:
+            for streams in options.streams if number else [max(options.streams)]:
                 for contender, constrained in contenders:
                     asked = list(islice(prompts, streams))
                     answers = await contender.run(asked, options.new_tokens, constrained=constrained)
+                    figures = summarize(answers)
+                    _say_progress(number, options.rounds, contender.name, constrained, streams, figures)
                     if number:
-                        rounds[contender.name, constrained, streams].append(summarize(answers))
-            print(f"Round {number} of {options.rounds} done" if number else "Warm", flush=True)
+                        rounds[contender.name, constrained, streams].append(figures)
         report.rows = [Row(*key, median_of(figures)) for key, figures in sorted(rounds.items())]
 
         questions = workload.chat_prompts(model.path)
         references = await transformers.generate(questions, options.new_tokens)
         report.agreement = compare(await executor.answer(questions, options.new_tokens), references)
     return report
+
+
+def _say_progress(number: int, rounds: int, name: str, constrained: bool, streams: int, figures: Figures) -> None:
+    when = f"round {number} of {rounds}" if number else "warming up"
+    answer = "schema" if constrained else "free"
+    print(f"{when}: {name}, {answer}, {streams} streams: {figures.tokens_per_second:.0f} tokens/s", flush=True)
 
 
 def main() -> None:

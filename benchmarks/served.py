@@ -29,9 +29,10 @@ class Served:
 
     name = "served"
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        """Talk to the server that ``session`` has as its base."""
+    def __init__(self, session: aiohttp.ClientSession, model: str) -> None:
+        """Talk to the server that ``session`` has as its base, which serves ``model``."""
         self._session = session
+        self._model = model
 
     async def run(self, prompts: list[list[int]], max_tokens: int, *, constrained: bool) -> list[Stream]:
         """Stream an answer of ``max_tokens`` to each prompt (token ids), all at once."""
@@ -39,6 +40,7 @@ class Served:
 
     async def _stream(self, prompt: list[int], max_tokens: int, constrained: bool) -> Stream:
         body: dict[str, Any] = {
+            "model": self._model,
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0,
@@ -70,8 +72,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(environment: dict[str, str]) -> AsyncIterator[Served]:
+async def serve(model: str, environment: dict[str, str]) -> AsyncIterator[Served]:
     """Start ``bentoml serve`` on a free port, wait until it is ready, and stop it at the end.
+
+    Args:
+        model: the name under which it serves the model.
+        environment: its settings, besides this process's own environment.
 
     Raises:
         RuntimeError: it ended or was not ready in time; the message names its log.
@@ -95,7 +101,7 @@ async def serve(environment: dict[str, str]) -> AsyncIterator[Served]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", timeout=timeout, connector=connector) as session:
             await _wait_until_ready(session, process, log)
-            yield Served(session)
+            yield Served(session, model)
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import multiprocessing
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,10 +89,20 @@ def _serve(connection: Connection, model_path: Path, dtype: str) -> None:
 
 
 def _batch(model: Any, prompts: list[list[int]], max_tokens: int) -> list[Stream]:
+    from transformers import ContinuousBatchingConfig
+
     # No end token, so that every answer has max_tokens; making the manager is not in the times.
     config = copy.deepcopy(model.generation_config)
     config.update(max_new_tokens=max_tokens, do_sample=False, eos_token_id=-1)
-    outputs = model.generate_batch(prompts, generation_config=config, record_timestamps=True)
+    # By default the cache takes most of the memory, which is as fast once made but takes a minute to make.
+    page_size = 256
+    longest = max(len(prompt) for prompt in prompts) + max_tokens
+    cache = ContinuousBatchingConfig(
+        page_size=page_size, num_blocks=len(prompts) * (math.ceil(longest / page_size) + 1) + 8
+    )
+    outputs = model.generate_batch(
+        prompts, generation_config=config, continuous_batching_config=cache, record_timestamps=True
+    )
     if len(outputs) != len(prompts):
         raise RuntimeError(f"{len(outputs)} answers to {len(prompts)} prompts")
     return [

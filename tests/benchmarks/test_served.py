@@ -35,7 +35,7 @@ async def stream_of(events: list[dict[str, Any]], *, status: int = 200, constrai
     app = web.Application()
     app.router.add_post("/v1/completions", complete)
     async with TestServer(app) as server, ClientSession(server.make_url("/")) as session:
-        streams = await Served(session).run([[1, 2, 3]], 4, constrained=constrained)
+        streams = await Served(session, "tiny").run([[1, 2, 3]], 4, constrained=constrained)
     return streams, asked
 
 
@@ -44,6 +44,7 @@ async def test_chunks_are_arrivals_and_usage_says_how_many_tokens_they_were() ->
     assert len(stream.arrivals) == 2
     assert sum(stream.pieces) == 4
     assert stream.started < stream.arrivals[0] <= stream.arrivals[1]
+    assert asked["model"] == "tiny"
     assert asked["prompt"] == [1, 2, 3]
     assert asked["max_tokens"] == 4
     assert asked["ignore_eos"] is True
