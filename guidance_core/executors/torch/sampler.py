@@ -168,10 +168,10 @@ def _forbid_ends(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
 
 
 def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
-    """One token per row, at random."""
+    """One token per row, at random; the logits are changed."""
     temperatures = [max(s.sampling.temperature, _LOWEST_TEMPERATURE) for s in sequences]
     if any(t != 1 for t in temperatures):
-        logits = logits / torch.tensor(temperatures, device=logits.device)[:, None]
+        logits.div_(torch.tensor(temperatures, device=logits.device)[:, None])
     numbers = torch.tensor([s.uniform() for s in sequences], dtype=torch.float64, device=logits.device)
     vocabulary = logits.shape[1]
     cut = [row for row, s in enumerate(sequences) if s.sampling.top_p < 1 or 0 < s.sampling.top_k < vocabulary]
@@ -220,8 +220,11 @@ def _draw_likeliest(
     weights *= torch.arange(candidates, device=device) < top_k
     reached = weights.cumsum(-1)
     # top_p is a share of what top_k leaves, which may be the whole vocabulary.
-    everything = (log_sum_exp(logits) - values[:, 0]).double().exp()[:, None]
-    nucleus = top_p * torch.where(top_k <= candidates, reached[:, -1:], everything)
+    total = reached[:, -1:]
+    if any(p.top_p < 1 and not 0 < p.top_k <= candidates for p in params):
+        everything = (log_sum_exp(logits) - values[:, 0]).double().exp()[:, None]
+        total = torch.where(top_k <= candidates, total, everything)
+    nucleus = top_p * total
     last = weights[:, -1:]
     unknown = (top_k < vocabulary) | (reached[:, -1:] < nucleus)
     wider = (top_k > candidates) & unknown & (last > 0) & (last >= min_p)

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from transformers.utils import logging as transformers_logging
+
 from guidance_core.executors.base import ModelLimits
 from guidance_core.executors.torch.engine import Engine
 from guidance_core.executors.torch.messages import (
@@ -78,6 +80,7 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
         ValueError: it cannot be served; the message says why.
     """
     settings = load.settings
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     runner = ModelRunner(load.model_path, settings.torch, trust_remote_code=settings.model.trust_remote_code)
     guidance, no_grammars = None, None
     try:

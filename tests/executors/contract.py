@@ -1,0 +1,447 @@
+"""What every executor does, whatever runs behind it.
+
+Derive a test class from `ExecutorContract` and give it the fixtures that it names. The model may be any, random weights
+included; nothing here knows a tokenizer except through grammars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+
+from guidance_core.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, QueueFull
+from guidance_core.executors.base import Executor, ExecutorStats
+from guidance_core.generation import FinishReason, GenerationRequest, Grammar, SamplingParams, TokenLogprob
+
+_ids = itertools.count()
+
+
+@dataclass
+class Answer:
+    """One choice, put together from its deltas."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    cached_tokens: int = 0
+    forced_tokens: int = 0
+    seen_at: list[float] = field(default_factory=list)
+
+
+def make_request(prompt_ids: Sequence[int], grammar: Grammar | None = None, **sampling: object) -> GenerationRequest:
+    """A request with an id of its own, greedy and of 12 tokens unless told otherwise."""
+    params = SamplingParams(**{"max_tokens": 12, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
+    return GenerationRequest(
+        request_id=f"request-{next(_ids)}", prompt_ids=tuple(prompt_ids), sampling=params, grammar=grammar
+    )
+
+
+async def choices(executor: Executor, request: GenerationRequest) -> list[Answer]:
+    """All choices of a request; the form of the stream is checked on the way."""
+    answers = [Answer() for _ in range(request.sampling.n)]
+    async for delta in executor.generate(request):
+        answer = answers[delta.index]
+        assert answer.finish_reason is None, "nothing comes after the finish reason"
+        if delta.cached_tokens is not None:
+            assert not answer.seen_at, "cached_tokens is on the first delta only"
+            answer.cached_tokens = delta.cached_tokens
+        else:
+            assert answer.seen_at, "cached_tokens is on the first delta"
+        if request.sampling.logprobs is None:
+            assert delta.logprobs is None
+        else:
+            assert delta.logprobs is not None
+            assert [entry.token_id for entry in delta.logprobs] == list(delta.token_ids)
+            answer.logprobs += delta.logprobs
+        assert (delta.guidance is not None) == (request.grammar is not None)
+        if delta.guidance is not None:
+            answer.forced_tokens += delta.guidance.forced_tokens
+            assert 0 <= delta.guidance.wait_seconds <= delta.guidance.mask_seconds + 1e-9
+            assert delta.guidance.allowed_mass is None or 0 <= delta.guidance.allowed_mass <= 1
+        assert delta.token_ids or delta.finish_reason is not None
+        answer.token_ids += delta.token_ids
+        answer.finish_reason = delta.finish_reason
+        answer.stop_token_id = delta.stop_token_id
+        answer.seen_at.append(time.monotonic())
+    for answer in answers:
+        assert answer.finish_reason is not None
+        assert len(answer.token_ids) <= request.sampling.max_tokens
+        if answer.finish_reason == "length" and answer.stop_token_id is None:
+            assert len(answer.token_ids) == request.sampling.max_tokens
+    return answers
+
+
+async def answer(
+    executor: Executor, prompt_ids: Sequence[int], grammar: Grammar | None = None, **sampling: object
+) -> Answer:
+    """The only choice of a request."""
+    [only] = await choices(executor, make_request(prompt_ids, grammar, **sampling))
+    return only
+
+
+async def settled(executor: Executor, holds: Callable[[ExecutorStats], bool]) -> ExecutorStats:
+    """The statistics, as soon as they are as expected."""
+    deadline = time.monotonic() + 10
+    while not holds(executor.stats()):
+        assert time.monotonic() < deadline, executor.stats()
+        await asyncio.sleep(0.005)
+    return executor.stats()
+
+
+class ExecutorContract:
+    """The behaviours.
+
+    Fixtures that a subclass or its module gives, on the module's event loop:
+        executor: an `Executor` that is ready, with 4 slots, room for 4 more to wait, prefill chunks of at most 32
+            tokens and a context of at least 512; every test leaves it idle.
+        prompt_ids: a prompt of 40 to 100 tokens.
+        regex_grammar: makes a `Grammar` from a regular expression.
+        decode: text of token ids.
+    """
+
+    @pytest_asyncio.fixture(autouse=True, loop_scope="module")
+    async def _stays_idle_and_ready(self, executor: Executor) -> AsyncIterator[None]:
+        yield
+        assert executor.health().state == "ready"
+        await settled(executor, lambda stats: stats.running == stats.waiting == 0)
+
+    async def test_an_answer_has_max_tokens_tokens_of_the_vocabulary(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        got = await answer(executor, prompt_ids, max_tokens=9, ignore_eos=True)
+        assert len(got.token_ids) == 9
+        assert got.finish_reason == "length"
+        assert all(0 <= token < executor.limits().vocab_size for token in got.token_ids)
+        assert len(got.seen_at) == 9, "one delta a token"
+
+    async def test_choices_come_interleaved_and_each_ends_once(self, executor: Executor, prompt_ids: list[int]) -> None:
+        request = make_request(prompt_ids, n=3, temperature=1.0, max_tokens=10, ignore_eos=True)
+        order = [delta.index async for delta in executor.generate(request)]
+        assert sorted(order) == sorted([0, 1, 2] * 10)
+        assert order != sorted(order)
+
+    async def test_more_choices_than_slots_are_answered_too(self, executor: Executor, prompt_ids: list[int]) -> None:
+        got = await choices(executor, make_request(prompt_ids, n=7, temperature=1.0, max_tokens=4))
+        assert len(got) == 7
+
+    async def test_greedy_answers_are_the_same_alone_and_in_a_crowd(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        prompts = [prompt_ids[: 5 * i + 1] for i in range(6)]
+        alone = [(await answer(executor, prompt, max_tokens=16)).token_ids for prompt in prompts]
+        crowd = await asyncio.gather(*(answer(executor, prompt, max_tokens=16) for prompt in prompts))
+        assert [got.token_ids for got in crowd] == alone
+
+    async def test_a_seed_repeats_an_answer_alone_and_in_a_crowd(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        async def ask(seed: int) -> list[list[int]]:
+            request = make_request(prompt_ids, n=2, temperature=1.0, top_p=0.95, seed=seed, max_tokens=10)
+            return [got.token_ids for got in await choices(executor, request)]
+
+        alone = [await ask(seed) for seed in range(3)]
+        assert await asyncio.gather(*(ask(seed) for seed in range(3))) == alone
+        assert len({tuple(tokens) for pair in alone for tokens in pair}) == 6
+
+    async def test_without_a_seed_answers_differ(self, executor: Executor, prompt_ids: list[int]) -> None:
+        got = {tuple((await answer(executor, prompt_ids, temperature=1.0)).token_ids) for _ in range(4)}
+        assert len(got) > 1
+
+    async def test_closing_a_stream_frees_its_slots(self, executor: Executor, prompt_ids: list[int]) -> None:
+        request = make_request(prompt_ids, n=3, max_tokens=400, ignore_eos=True)
+        async with aclosing(executor.generate(request)) as stream:
+            async for _ in stream:
+                break
+            assert executor.stats().running > 0
+        steps = executor.stats().steps
+        stats = await settled(executor, lambda stats: stats.running == stats.waiting == 0)
+        assert stats.steps - steps <= 4, "the abort waits for the step that runs, not for more"
+        await asyncio.sleep(0.05)
+        assert executor.stats().steps == stats.steps
+
+    async def test_cancelling_a_task_frees_its_slot(self, executor: Executor, prompt_ids: list[int]) -> None:
+        task = asyncio.create_task(answer(executor, prompt_ids, max_tokens=400, ignore_eos=True))
+        await settled(executor, lambda stats: stats.running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await settled(executor, lambda stats: stats.running == 0)
+
+    async def test_an_id_is_free_again_after_its_stream_is_closed(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        request = make_request(prompt_ids, max_tokens=60, ignore_eos=True)
+        async with aclosing(executor.generate(request)) as stream:
+            await anext(stream)
+            with pytest.raises(InvalidRequest, match="in flight"):
+                await anext(executor.generate(request))
+        [got] = await choices(executor, request)
+        assert len(got.token_ids) == 60
+
+    async def test_a_finished_choice_ends_with_stop_and_the_others_go_on(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        request = make_request(prompt_ids, n=2, temperature=1.0, max_tokens=300, ignore_eos=True)
+        ends: dict[int, FinishReason | None] = {}
+        counts = [0, 0]
+        async for delta in executor.generate(request):
+            counts[delta.index] += len(delta.token_ids)
+            if delta.finish_reason is not None:
+                ends[delta.index] = delta.finish_reason
+            if counts == [2, 2]:
+                executor.finish_choice(request.request_id, 1)
+        assert ends == {0: "length", 1: "stop"}
+        assert counts[0] == 300
+        assert counts[1] < 300
+
+    async def test_finishing_what_is_not_there_is_ignored(self, executor: Executor, prompt_ids: list[int]) -> None:
+        executor.finish_choice("nobody", 0)
+        request = make_request(prompt_ids, max_tokens=3, ignore_eos=True)
+        async for _ in executor.generate(request):
+            executor.finish_choice(request.request_id, 5)
+        executor.finish_choice(request.request_id, 0)
+
+    @pytest.mark.parametrize(
+        ("param", "sampling"),
+        [
+            ("max_tokens", {"max_tokens": 0}),
+            ("min_tokens", {"min_tokens": -1}),
+            ("min_tokens", {"min_tokens": 13}),
+            ("n", {"n": 0}),
+            ("n", {"n": 10_000}),
+            ("temperature", {"temperature": -0.1}),
+            ("temperature", {"temperature": math.nan}),
+            ("temperature", {"temperature": math.inf}),
+            ("top_k", {"top_k": -1}),
+            ("top_p", {"top_p": 0.0}),
+            ("top_p", {"top_p": 1.1}),
+            ("min_p", {"min_p": -0.1}),
+            ("min_p", {"min_p": 1.1}),
+            ("repetition_penalty", {"repetition_penalty": 0.0}),
+            ("presence_penalty", {"presence_penalty": math.nan}),
+            ("frequency_penalty", {"frequency_penalty": math.inf}),
+            ("logit_bias", {"logit_bias": {10**6: 1.0}}),
+            ("logit_bias", {"logit_bias": {-1: 1.0}}),
+            ("logit_bias", {"logit_bias": {1: math.inf}}),
+            ("logprobs", {"logprobs": 21}),
+            ("logprobs", {"logprobs": -1}),
+            ("stop_token_ids", {"stop_token_ids": (10**6,)}),
+        ],
+        ids=str,
+    )
+    async def test_a_value_out_of_range_is_refused_by_name(
+        self, executor: Executor, prompt_ids: list[int], param: str, sampling: dict[str, object]
+    ) -> None:
+        request = make_request(prompt_ids, **sampling)
+        with pytest.raises(InvalidRequest, match=param) as refusal:
+            executor.check(request)
+        assert refusal.value.param == param
+        with pytest.raises(InvalidRequest):
+            await anext(executor.generate(request))
+
+    @pytest.mark.parametrize("prompt", [(), (1, 10**6), (-1,)], ids=str)
+    async def test_a_prompt_that_is_empty_or_of_unknown_tokens_is_refused(
+        self, executor: Executor, prompt: tuple[int, ...]
+    ) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            executor.check(make_request(prompt))
+        assert refusal.value.param == "prompt"
+
+    async def test_a_prompt_and_answer_may_fill_the_context_but_not_exceed_it(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        context = executor.limits().max_model_len
+        prompt = (prompt_ids * (context // len(prompt_ids) + 1))[: context - 3]
+        got = await answer(executor, prompt, max_tokens=3, ignore_eos=True)
+        assert len(got.token_ids) == 3
+        with pytest.raises(ContextLengthExceeded, match=f"{context} tokens.*needs {context + 1}.*max_tokens to 3 or"):
+            executor.check(make_request(prompt, max_tokens=4))
+        with pytest.raises(ContextLengthExceeded, match="shorten the prompt"):
+            executor.check(make_request([*prompt, 1, 2, 3], max_tokens=1))
+
+    async def test_odd_requests_are_answered_and_hurt_nobody(self, executor: Executor, prompt_ids: list[int]) -> None:
+        expected = await answer(executor, prompt_ids, max_tokens=40)
+        vocabulary = executor.limits().vocab_size
+        odd: list[dict[str, object]] = [
+            {"top_k": vocabulary + 7, "temperature": 1.0},
+            {"temperature": 1e-300},
+            {"temperature": 1e30},
+            {"top_p": 1e-12, "temperature": 1.0},
+            {"min_p": 1.0, "temperature": 1.0},
+            {"repetition_penalty": 1e-30},
+            {"presence_penalty": 1e38, "frequency_penalty": -1e38},
+            {"logit_bias": dict.fromkeys(range(vocabulary), -100.0)},
+            {"logit_bias": {1: 3e38}, "temperature": 1e-5},
+            {"seed": -(2**70), "temperature": 1.0},
+            {"stop_token_ids": tuple(range(vocabulary))},
+            {"min_tokens": 12, "stop_token_ids": tuple(range(vocabulary - 1))},
+            {"logprobs": 20, "n": 2, "temperature": 1.0},
+        ]
+
+        async def ask(sampling: dict[str, object]) -> None:
+            # What was admitted may fail, but then alone.
+            with suppress(GenerationFailed):
+                await choices(executor, make_request(prompt_ids[:3], **sampling))
+
+        async def neighbour() -> None:
+            assert (await answer(executor, prompt_ids, max_tokens=40)).token_ids == expected.token_ids
+
+        for pair in zip(odd[::2], [*odd[1::2], odd[0]], strict=False):
+            await asyncio.gather(neighbour(), *(ask(sampling) for sampling in pair))
+
+    async def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        free = await answer(executor, prompt_ids, max_tokens=12, ignore_eos=True)
+        stop = free.token_ids[4]
+        first = free.token_ids.index(stop)
+        got = await answer(executor, prompt_ids, max_tokens=12, ignore_eos=True, stop_token_ids=(stop,))
+        assert got.token_ids == free.token_ids[:first]
+        assert (got.finish_reason, got.stop_token_id) == ("stop", stop)
+
+    async def test_no_end_token_comes_before_min_tokens(self, executor: Executor, prompt_ids: list[int]) -> None:
+        bias = dict.fromkeys(executor.limits().eos_token_ids, 100.0)
+        got = await answer(executor, prompt_ids, logit_bias=bias, min_tokens=5)
+        assert len(got.token_ids) == 5
+        assert got.finish_reason == "stop"
+        assert not set(got.token_ids) & set(bias)
+
+    async def test_an_end_token_ends_the_answer_unless_it_is_to_be_ignored(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        eos = executor.limits().eos_token_ids[0]
+        got = await answer(executor, prompt_ids, logit_bias={eos: 100.0})
+        assert (got.token_ids, got.finish_reason, got.stop_token_id) == ([], "stop", eos)
+        got = await answer(executor, prompt_ids, logit_bias={eos: 100.0}, ignore_eos=True, max_tokens=4)
+        assert (got.token_ids, got.finish_reason, got.stop_token_id) == ([eos] * 4, "length", None)
+
+    async def test_a_bias_bans_and_forces_tokens(self, executor: Executor, prompt_ids: list[int]) -> None:
+        free = await answer(executor, prompt_ids, ignore_eos=True)
+        banned = set(free.token_ids)
+        got = await answer(executor, prompt_ids, ignore_eos=True, logit_bias=dict.fromkeys(banned, -100.0))
+        assert not banned & set(got.token_ids)
+        got = await answer(executor, prompt_ids, ignore_eos=True, logit_bias={7: 100.0}, temperature=1.0)
+        assert set(got.token_ids) == {7}
+
+    @pytest.mark.parametrize("penalty", [{"presence_penalty": 1000.0}, {"frequency_penalty": 1000.0}], ids=str)
+    async def test_a_penalty_keeps_tokens_from_coming_again(
+        self, executor: Executor, prompt_ids: list[int], penalty: dict[str, float]
+    ) -> None:
+        got = await answer(executor, prompt_ids, max_tokens=40, ignore_eos=True, **penalty)
+        assert len(set(got.token_ids)) == 40
+        # The prompt's tokens are not penalised: a bias brings one up, once.
+        got = await answer(executor, prompt_ids, max_tokens=3, logit_bias={prompt_ids[0]: 100.0}, **penalty)
+        assert got.token_ids.count(prompt_ids[0]) == 1
+
+    async def test_a_repetition_penalty_counts_the_prompt_too(self, executor: Executor, prompt_ids: list[int]) -> None:
+        got = await answer(executor, prompt_ids, max_tokens=20, ignore_eos=True, repetition_penalty=1e6)
+        assert len(set(got.token_ids)) == 20
+        assert not set(prompt_ids) & set(got.token_ids)
+
+    async def test_logprobs_are_the_models_own_and_ordered(self, executor: Executor, prompt_ids: list[int]) -> None:
+        got = await answer(executor, prompt_ids, logprobs=20, ignore_eos=True)
+        for entry in got.logprobs:
+            values = [value for _, value in entry.top]
+            assert len(entry.top) == 20
+            assert values == sorted(values, reverse=True)
+            assert sum(math.exp(value) for value in values) <= 1 + 1e-4
+            assert entry.top[0] == (entry.token_id, pytest.approx(entry.logprob, abs=1e-5))
+        # Neither temperature nor bias changes what the model says of a token.
+        token, logprob = got.logprobs[0].top[15]
+        biased = await answer(
+            executor, prompt_ids, logprobs=0, logit_bias={token: 100.0}, temperature=0.7, max_tokens=1, ignore_eos=True
+        )
+        assert biased.logprobs[0].token_id == token
+        assert biased.logprobs[0].logprob == pytest.approx(logprob, abs=1e-3)
+        assert biased.logprobs[0].top == ()
+
+    async def test_a_known_prompt_is_reported_as_cached_and_answered_alike(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        prompt = list(reversed(prompt_ids))
+        first = await answer(executor, prompt)
+        again = await answer(executor, prompt)
+        assert first.cached_tokens < len(prompt) // 2
+        assert len(prompt) // 2 < again.cached_tokens < len(prompt)
+        assert again.token_ids == first.token_ids
+        longer = [*prompt, *first.token_ids, *prompt_ids[:5]]
+        more = await answer(executor, longer)
+        assert more.cached_tokens >= len(prompt) - 1
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+    async def test_what_ends_with_stop_under_a_grammar_is_in_it(
+        self,
+        executor: Executor,
+        prompt_ids: list[int],
+        regex_grammar: Callable[[str], Grammar],
+        decode: Callable[[Sequence[int]], str],
+        temperature: float,
+    ) -> None:
+        pattern = '\\{"name": "[A-Z][a-z]{2,12}", "age": [1-9][0-9]?\\}'
+        request = make_request(
+            prompt_ids, regex_grammar(pattern), n=3, temperature=temperature, max_tokens=60, logprobs=1
+        )
+        for got in await choices(executor, request):
+            text = decode(got.token_ids)
+            assert got.finish_reason == "stop"
+            assert re.fullmatch(pattern, text), text
+
+    async def test_an_answer_cut_off_under_a_grammar_says_length(
+        self,
+        executor: Executor,
+        prompt_ids: list[int],
+        regex_grammar: Callable[[str], Grammar],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        grammar = regex_grammar("(a|b), [0-9]{200}")
+        got = await answer(executor, prompt_ids, grammar, max_tokens=6)
+        assert got.finish_reason == "length"
+        assert re.fullmatch("(a|b), [0-9]*", decode(got.token_ids))
+
+    async def test_a_long_prompt_does_not_stall_others(self, executor: Executor, prompt_ids: list[int]) -> None:
+        long = (list(reversed(prompt_ids)) * 20)[:400]
+        running = asyncio.create_task(answer(executor, prompt_ids, max_tokens=300, ignore_eos=True))
+        await settled(executor, lambda stats: stats.running == 1)
+        await asyncio.sleep(0.02)
+        asked = time.monotonic()
+        first = (await answer(executor, [5, *long], max_tokens=1)).seen_at[0]
+        meanwhile = [at for at in (await running).seen_at if asked < at < first]
+        # 401 tokens are 13 chunks of at most 32: a token of the other answer came with each.
+        assert len(meanwhile) >= 11
+
+    async def test_one_more_than_fits_is_turned_away_until_there_is_room(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        async def consume() -> None:
+            await answer(executor, prompt_ids, max_tokens=400, ignore_eos=True)
+
+        tasks = [asyncio.create_task(consume()) for _ in range(8)]
+        await settled(executor, lambda stats: stats.running == 4 and stats.waiting == 4)
+        with pytest.raises(QueueFull) as refusal:
+            executor.check(make_request(prompt_ids))
+        assert refusal.value.retry_after is not None
+        tasks[0].cancel()
+        await asyncio.wait([tasks[0]])
+        executor.check(make_request(prompt_ids))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def test_the_statistics_add_up(self, executor: Executor, prompt_ids: list[int]) -> None:
+        before = executor.stats()
+        await choices(executor, make_request(prompt_ids, n=2, temperature=1.0, max_tokens=5, ignore_eos=True))
+        after = await settled(executor, lambda stats: stats.running == 0)
+        assert after.sampled_tokens - before.sampled_tokens == 10
+        assert after.prompt_tokens - before.prompt_tokens == 2 * len(prompt_ids)
+        assert after.slots == 4
+        assert len(prompt_ids) <= after.kv_tokens <= after.kv_capacity
