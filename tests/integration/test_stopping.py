@@ -28,7 +28,7 @@ def idle(server: Server) -> None:
 def test_closing_a_stream_frees_its_slots(server: Server) -> None:
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json={**LONG, "stream": True, "n": 2}) as response:
         next(response.iter_lines())
-        assert server.running() == 2
+        wait_until(lambda: server.running() == 2, seconds=10)
 
     wait_until(lambda: server.running() == 0, seconds=2)
 
