@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,10 +41,11 @@ class Connection:
         self._inbox.put_nowait({"type": "http.disconnect"})
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 (the state of objects that do not tell)
-            await asyncio.sleep(0.001)
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("stream", [False, True])
