@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
 
-from guidance_core.executors.torch.executor import TorchExecutor
-
 from benchmarks.streams import Stream
 from benchmarks.workload import SCHEMA
 from guidance_core.config import load_settings
+from guidance_core.executors.torch.executor import TorchExecutor
 from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
 from guidance_core.grammar import constraint
 from guidance_core.grammar.compiler import GrammarCompiler
