@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.mask_logits import mask_logits
+from kernels.mask_logits import mask_logits, mask_with_tensor_operations
 
 
 def reference(logits: torch.Tensor, bitmask: torch.Tensor, rows: list[int]) -> torch.Tensor:
@@ -48,8 +48,11 @@ def test_it_does_what_a_loop_over_bits_does(
     logits = torch.from_numpy(values).to(dtype)
     bitmask = torch.from_numpy(random.integers(-(2**31), 2**31, (total, words)).astype(np.int32))
     expected = reference(logits, bitmask, rows)
+    elsewhere = logits.clone()
     mask_logits(logits, bitmask, rows=rows)
     assert same_bits(logits, expected)
+    mask_with_tensor_operations(elsewhere, bitmask, rows)
+    assert same_bits(elsewhere, expected)
 
 
 def test_without_rows_every_row_has_its_mask() -> None:
