@@ -33,8 +33,8 @@ def mask_logits(logits: torch.Tensor, bitmask: torch.Tensor, rows: Sequence[int]
     Args:
         logits: float32, float16 or bfloat16 [n, vocabulary], each row contiguous; on any device.
         bitmask: int32 [m, words] on the CPU (pinned, for other devices to copy without waiting), contiguous rows; bit
-            ``t % 32`` of word ``t // 32`` allows token ``t``. Tokens beyond the last word are forbidden; bits beyond the
-            vocabulary are ignored.
+            ``t % 32`` of word ``t // 32`` allows token ``t``. Tokens beyond the last word are forbidden; bits beyond
+            the vocabulary are ignored.
         rows: for each of the first ``len(rows)`` rows of ``bitmask``, the row of ``logits`` it applies to; the other
             rows of ``logits`` are left alone. None: row i applies to row i, and m equals n.
 
