@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, ModelNotFound, RequestError
+from guidance_core.executors import create_executor
 from guidance_core.executors.base import Executor, ExecutorStats, Health
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
@@ -130,7 +131,7 @@ async def load_model(settings: Settings) -> LoadedModel:
         ValueError, OSError: the model's files lack something; the message says what.
     """
     stored = await asyncio.to_thread(resolve, settings.model.tag)
-    executor = _executor(settings, stored)
+    executor = create_executor(stored.path, settings)
     try:
         prompts, _ = await asyncio.gather(
             asyncio.to_thread(PromptTokenizer.from_folder, stored.path, chat_template=settings.model.chat_template),
@@ -149,15 +150,6 @@ async def load_model(settings: Settings) -> LoadedModel:
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),
     )
-
-
-def _executor(settings: Settings, stored: StoredModel) -> Executor:
-    # Each executor brings libraries of its own: import only the one that runs.
-    match settings.executor:
-        case "torch":
-            from guidance_core.executors.torch.executor import TorchExecutor
-
-            return TorchExecutor(stored.path, settings)
 
 
 def _fingerprint(settings: Settings, stored: StoredModel) -> str:

@@ -15,7 +15,9 @@ def create_executor(model_path: Path, settings: Settings) -> Executor:
         model_path: folder of the model.
         settings: all of them.
     """
-    # Imported here: an executor may need packages that only its own users have.
-    from guidance_core.executors.torch.executor import TorchExecutor
+    # Each executor brings libraries of its own: import only the one that runs.
+    match settings.executor:
+        case "torch":
+            from guidance_core.executors.torch.executor import TorchExecutor
 
-    return TorchExecutor(model_path, settings)
+            return TorchExecutor(model_path, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import ClassVar
 
 from _bentoml_sdk.io_models import IORootModel
@@ -15,6 +16,7 @@ from guidance_core.api.answer import Answer
 from guidance_core.api.openai.bodies import RequestBody
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.generation import GenerationRequest, SamplingParams
 
 
@@ -56,7 +58,10 @@ async def generated_text(served: ServedModel, body: GenerateBody) -> AsyncGenera
     """
     model = served.get()
     context = model.executor.limits().max_model_len
-    prompt_ids = model.prompts.instruction(body.prompt, system_prompt=body.system_prompt, context=context)
+    prompt_ids = await off_the_loop(
+        len(body.prompt) + len(body.system_prompt or ""),
+        partial(model.prompts.instruction, body.prompt, system_prompt=body.system_prompt, context=context),
+    )
     request = GenerationRequest(
         request_id=uuid.uuid4().hex,
         prompt_ids=prompt_ids,

@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.answer import Answer, Piece, merged
 from guidance_core.api.openai.bodies import CompletionBody
 from guidance_core.api.openai.events import DONE, ChunkWriter, guarded
-from guidance_core.api.openai.requests import generation_request, grammar_of, off_the_loop, remaining_context
+from guidance_core.api.openai.requests import generation_request, grammar_of, remaining_context
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest
 from guidance_core.generation import Grammar
 from guidance_core.output import TextDelta, TokenTextLogprob

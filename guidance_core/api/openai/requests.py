@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable
-from typing import TypeVar
 
 from guidance_core import telemetry
 from guidance_core.api.openai.bodies import GenerationBody
@@ -15,16 +12,6 @@ from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import ServerSettings
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
-
-T = TypeVar("T")
-
-_LONG_PROMPT = 4_000
-"""Characters from which on tokenising would hold up the event loop for a millisecond."""
-
-
-async def off_the_loop(chars: int, tokenize: Callable[[], T]) -> T:
-    """Tokenise here or, where it takes long, in a thread."""
-    return tokenize() if chars < _LONG_PROMPT else await asyncio.to_thread(tokenize)
 
 
 async def grammar_of(model: LoadedModel, body: GenerationBody) -> Grammar | None:
