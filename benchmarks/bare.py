@@ -69,7 +69,7 @@ async def start(model_path: Path, environment: dict[str, str]) -> AsyncIterator[
         tokenizer = load_ll_tokenizer(model_path, limits.vocab_size, limits.eos_token_ids)
         compiler = GrammarCompiler(tokenizer, settings.guidance)
         try:
-            grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+            grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
         finally:
             compiler.close()
         yield Bare(executor, grammar)

@@ -19,6 +19,14 @@ where the grammar does not end. Failures are exceptions (`errors`), never finish
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance"]
 
+GrammarRoute = Literal["exact", "rewritten", "checked"]
+"""How a grammar stands to what the client wrote.
+
+``exact``: llguidance takes it as it is. ``rewritten``: parts were replaced by equivalents that llguidance takes.
+``checked``: the grammar allows more than the client's schema, so that a whole answer is only right once it validates
+against `Grammar.check`.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
@@ -31,12 +39,18 @@ class Grammar:
         definition: the client's own text (schema as canonical JSON, regex, Lark, or choices as JSON), for executors
             that have a guided decoding of their own.
         key: content hash of ``source``; equal keys mean equal grammars.
+        route: see `GrammarRoute`.
+        check: on the route ``checked``, the JSON schema that a whole answer must validate against; else None.
+        notes: what was rewritten or is left to the check, a sentence each, naming the place in the schema.
     """
 
     source: str
     kind: GrammarKind
     definition: str
     key: str
+    route: GrammarRoute = "exact"
+    check: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +110,8 @@ class GenerationRequest:
         grammar: the constraint on the answer (from its first token), or None.
         stop: stop strings. Executors that answer token ids leave them to `output`; executors that answer text must
             honour them.
+        complete: the answer must end inside the grammar within ``max_tokens``: as the tokens run out, the mask narrows
+            to what still leads to an end. Only with a grammar.
     """
 
     request_id: str
@@ -103,6 +119,7 @@ class GenerationRequest:
     sampling: SamplingParams
     grammar: Grammar | None = None
     stop: tuple[str, ...] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

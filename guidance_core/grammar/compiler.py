@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from hashlib import sha256
 
 from llguidance import LLMatcher, LLTokenizer
@@ -18,6 +20,21 @@ from guidance_core.grammar.trial import crashes
 
 _THREADS = 2
 _WRITTEN_FOR_LLGUIDANCE = frozenset({"lark", "llguidance"})
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """A grammar and what it cost to get.
+
+    Attributes:
+        grammar: validated.
+        seconds: from the call to the grammar, waiting for a thread included.
+        cached: an earlier request, or one at the same time, had the same constraint.
+    """
+
+    grammar: Grammar
+    seconds: float
+    cached: bool
 
 
 class GrammarCompiler:
@@ -35,7 +52,7 @@ class GrammarCompiler:
         self._threads = deep_stack_pool(_THREADS, "grammar")
         self._compiled: OrderedDict[Constraint, asyncio.Future[Grammar]] = OrderedDict()
 
-    async def compile(self, constraint: Constraint, *, param: str | None = None) -> Grammar:
+    async def compile(self, constraint: Constraint, *, param: str | None = None) -> Compilation:
         """Validate a constraint against the model's tokenizer.
 
         Args:
@@ -45,8 +62,10 @@ class GrammarCompiler:
         Raises:
             InvalidGrammar: it is too long, malformed, or llguidance refuses it; the message says why.
         """
+        start = time.perf_counter()
         future = self._compiled.get(constraint)
-        if future is None or future.cancelled():
+        cached = future is not None and not future.cancelled()
+        if future is None or not cached:
             loop = asyncio.get_running_loop()
             future = loop.run_in_executor(self._threads, self._compile, constraint)
             future.add_done_callback(_retrieve)
@@ -56,9 +75,10 @@ class GrammarCompiler:
             self._compiled.popitem(last=False)
         try:
             # Shielded: a client that goes away must not cancel what another one waits for.
-            return await asyncio.shield(future)
+            grammar = await asyncio.shield(future)
         except InvalidGrammar as error:
             raise InvalidGrammar(error.message, param=param) from error
+        return Compilation(grammar, time.perf_counter() - start, cached)
 
     def accepts(self, grammar: Grammar, text: bytes) -> bool:
         """Whether a whole text is in a grammar."""

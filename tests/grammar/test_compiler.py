@@ -19,7 +19,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 
 
 async def test_a_grammar_says_what_it_came_from(compiler: GrammarCompiler) -> None:
-    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert grammar.kind == "json_schema"
     assert '"required": ["a"]' in grammar.definition
     assert compiler.accepts(grammar, b'{"a": 1}')
@@ -33,9 +33,11 @@ async def test_equal_constraints_compile_once_even_at_the_same_time(
     calls: list[Constraint] = []
     original = Constraint.source
     monkeypatch.setattr(Constraint, "source", lambda self: (calls.append(self), original(self))[1])
-    grammars = await asyncio.gather(*(compiler.compile(constraint.json_schema(SCHEMA)) for _ in range(8)))
+    compilations = await asyncio.gather(*(compiler.compile(constraint.json_schema(SCHEMA)) for _ in range(8)))
     assert len(calls) == 1
-    assert len({id(grammar) for grammar in grammars}) == 1
+    assert len({id(compilation.grammar) for compilation in compilations}) == 1
+    assert [compilation.cached for compilation in compilations] == [False] + [True] * 7
+    assert all(compilation.seconds > 0 for compilation in compilations)
 
 
 async def test_the_cache_is_bounded_and_forgets_the_oldest(
@@ -54,7 +56,7 @@ async def test_a_cancelled_client_does_not_cancel_the_next(compiler: GrammarComp
     first = asyncio.create_task(compiler.compile(constraint.json_schema(SCHEMA)))
     await asyncio.sleep(0)
     first.cancel()
-    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert compiler.accepts(grammar, b'{"a": 1}')
 
 
@@ -145,5 +147,5 @@ async def test_the_model_that_is_served_compiles_too(model_path: Path) -> None:
     from guidance_core.grammar.tokenizer import load_ll_tokenizer
 
     compiler = GrammarCompiler(load_ll_tokenizer(model_path, 49152, [2]), GuidanceSettings())
-    grammar = await compiler.compile(constraint.json_schema(SCHEMA))
+    grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert compiler.accepts(grammar, b'{"a": 12}')

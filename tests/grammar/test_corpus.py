@@ -44,7 +44,7 @@ def compiled(entries: list[dict[str, Any]], ll_tokenizer: LLTokenizer) -> Iterat
 
     async def compile_one(schema: Any) -> Grammar | InvalidGrammar:
         try:
-            return await compiler.compile(constraint.json_schema(schema), param="schema")
+            return (await compiler.compile(constraint.json_schema(schema), param="schema")).grammar
         except InvalidGrammar as refusal:
             return refusal
 

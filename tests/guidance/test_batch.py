@@ -50,7 +50,7 @@ def make_batch(ll_tokenizer: LLTokenizer) -> Iterator[MakeBatch]:
 def grammar(ll_tokenizer: LLTokenizer) -> Callable[[Constraint], Grammar]:
     """Compiles a constraint."""
     compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
-    return lambda what: asyncio.run(compiler.compile(what))
+    return lambda what: asyncio.run(compiler.compile(what)).grammar
 
 
 def step(batch: GuidanceBatch, logits: torch.Tensor, ids: list[int]) -> tuple[list[int], dict[int, Commit]]:

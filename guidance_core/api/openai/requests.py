@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 
 from guidance_core import telemetry
@@ -24,10 +23,9 @@ async def grammar_of(model: LoadedModel, body: GenerationBody) -> Grammar | None
     found = constraint_of(body)
     if found is None:
         return None
-    started = time.perf_counter()
-    grammar = await model.grammars.compile(found.constraint, param=found.param)
-    telemetry.GRAMMAR_SECONDS.labels(grammar.kind).observe(time.perf_counter() - started)
-    return grammar
+    compilation = await model.grammars.compile(found.constraint, param=found.param)
+    telemetry.GRAMMAR_SECONDS.labels(compilation.grammar.kind).observe(compilation.seconds)
+    return compilation.grammar
 
 
 def generation_request(
