@@ -112,6 +112,8 @@ class GenerationRequest:
             honour them.
         complete: the answer must end inside the grammar within ``max_tokens``: as the tokens run out, the mask narrows
             to what still leads to an end. Only with a grammar.
+        measure_mass: measure `GuidanceTimes.allowed_mass` at every sampled token. It costs another pass over the
+            logits; executors may measure it now and then without being asked.
     """
 
     request_id: str
@@ -120,6 +122,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     stop: tuple[str, ...] = ()
     complete: bool = False
+    measure_mass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
