@@ -174,8 +174,10 @@ class Engine:
                     raise GenerationFailed(f"The grammar failed: {start.error}")
                 sequence.follow(start.forced, stopped=start.stopped, accepting=start.accepting)
                 self._forced_tokens += sequence.answered
-                if sequence.done:
-                    self._emit(sequence)
+        # Not before all choices are there: the request is forgotten with its last one.
+        for sequence in list(choices.values()):
+            if sequence.done:
+                self._emit(sequence)
 
     def _run(self, plan: Plan) -> None:
         for source, target, length in plan.copies:
