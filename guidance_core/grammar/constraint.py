@@ -22,10 +22,12 @@ class Constraint:
     Attributes:
         kind: what the client wrote.
         definition: the client's own text, as `Grammar.definition` has it.
+        exact: a JSON schema that could only be kept by checking whole answers (the route ``checked``) is refused.
     """
 
     kind: GrammarKind
     definition: str
+    exact: bool = False
 
     def source(self) -> str:
         """Llguidance's serialised grammar; takes up to some tenths of a second for the largest schemas.
@@ -44,8 +46,12 @@ class Constraint:
                 return self.definition
 
 
-def json_schema(schema: Any) -> Constraint:
+def json_schema(schema: Any, *, exact: bool = False) -> Constraint:
     """A JSON value that validates against the schema: an object, or true (any JSON value).
+
+    Args:
+        schema: as parsed from JSON.
+        exact: refuse what the grammar itself cannot enforce, instead of checking whole answers.
 
     Raises:
         InvalidGrammar: not a schema, or one that nothing satisfies.
@@ -56,7 +62,7 @@ def json_schema(schema: Any) -> Constraint:
         raise InvalidGrammar("The JSON schema is false: no value satisfies it.")
     if not isinstance(schema, dict):
         raise InvalidGrammar(f"A JSON schema must be an object or true, not {type(schema).__name__}.")
-    return _constraint("json_schema", _json(schema))
+    return _constraint("json_schema", _json(schema), exact=exact)
 
 
 def json_object() -> Constraint:
@@ -134,7 +140,7 @@ def llguidance(grammar: Any) -> Constraint:
     return _constraint("llguidance", _json(parsed))
 
 
-def _constraint(kind: GrammarKind, definition: Any) -> Constraint:
+def _constraint(kind: GrammarKind, definition: Any, *, exact: bool = False) -> Constraint:
     if not isinstance(definition, str):
         raise InvalidGrammar(f"A grammar of kind '{kind}' must be a string, not {type(definition).__name__}.")
     if not definition.strip() and kind != "regex":
@@ -143,7 +149,7 @@ def _constraint(kind: GrammarKind, definition: Any) -> Constraint:
         definition.encode()
     except UnicodeEncodeError as error:
         raise InvalidGrammar("The grammar contains half of a surrogate pair, which no text can contain.") from error
-    return Constraint(kind, definition)
+    return Constraint(kind, definition, exact)
 
 
 def _json(value: Any) -> str:

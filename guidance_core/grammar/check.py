@@ -1,0 +1,226 @@
+r"""Whether a whole answer validates against the JSON schema that its grammar only approximates.
+
+Validators do not read every schema alike: most compute in doubles, where 19.99 is no multiple of 0.01, and their
+regular expressions differ in what ``\d`` and ``$`` match. So an answer must be right in two readings at once: as
+Python's ``jsonschema`` reads it, and as the specification does, with exact numbers and ECMA-262's classes.
+
+Neither reading ever fetches a schema, and no pattern can hang it: patterns run under a time limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Context, Decimal, DecimalException, localcontext
+from functools import lru_cache
+from typing import Any
+
+import regex
+from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, validators
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from guidance_core.generation import Grammar
+from guidance_core.grammar.keywords import subschemas
+
+_PATTERN_SECONDS = 1.0
+_SHOWN_CHARACTERS = 300
+_EXACT = Context(prec=2000)
+"""Digits in which remainders are computed: those of the largest double over the smallest, and to spare."""
+
+
+class CheckError(ValueError):
+    """The schema cannot be evaluated."""
+
+
+def satisfies(grammar: Grammar, text: str) -> str | None:
+    """Why a whole answer does not satisfy `Grammar.check`, or None where it does (or where there is nothing to check).
+
+    An object that repeats a key does not satisfy any check: its readers differ in which value they keep.
+    """
+    if grammar.check is None:
+        return None
+    try:
+        readings = _readings(grammar.check)
+        for reading in readings:
+            problem = reading.problem(reading.parse(text))
+            if problem is not None:
+                return problem
+    except RecursionError:
+        return "it is nested too deeply to be checked"
+    except ValueError as error:  # no JSON, or a key twice
+        return str(error)
+    return None
+
+
+class Reading:
+    """One way to read schemas: parses and validates."""
+
+    def __init__(self, schema: Any, *, exact: bool) -> None:
+        """Prepare a validator.
+
+        Args:
+            schema: parsed, with numbers as `parse` gives them.
+            exact: as the specification reads it; else as Python's jsonschema does.
+        """
+        self._exact = exact
+        kind = validators.validator_for(schema, default=Draft202012Validator)
+        types = kind.TYPE_CHECKER
+        if exact and kind not in (Draft3Validator, Draft4Validator):
+            types = types.redefine("integer", _is_whole)
+        keywords = {
+            "pattern": self._pattern,
+            "patternProperties": self._pattern_properties,
+            "additionalProperties": self._additional_properties,
+        }
+        if exact:
+            keywords["multipleOf"] = _multiple_of
+        kind = validators.extend(kind, {k: f for k, f in keywords.items() if k in kind.VALIDATORS}, type_checker=types)
+        self._validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+
+    def parse(self, text: str) -> Any:
+        """JSON text as this reading has it.
+
+        Raises:
+            ValueError: not JSON, or an object that repeats a key.
+        """
+        return parse(text, exact=self._exact)
+
+    def problem(self, instance: Any, subschema: Any = None) -> str | None:
+        """Why the instance does not validate, or None.
+
+        Args:
+            instance: as `parse` gives it.
+            subschema: a part of the schema to validate against, instead of the whole.
+        """
+        validator = self._validator if subschema is None else self._validator.evolve(schema=subschema)
+        try:
+            with localcontext(_EXACT):
+                error = next(validator.iter_errors(instance), None)
+        except TimeoutError:
+            return f"a pattern of the schema takes more than {_PATTERN_SECONDS} s"
+        except (OverflowError, DecimalException):
+            return "a number is beyond those that can be divided"
+        except Unresolvable as failure:
+            return f"the schema refers to what it does not hold: {failure}"
+        if error is None:
+            return None
+        place = "".join(f"/{part}" for part in error.absolute_path)
+        message = error.message if len(error.message) <= _SHOWN_CHARACTERS else error.message[:_SHOWN_CHARACTERS] + "…"
+        return f"at {place}: {message}" if place else message
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        return _compiled(pattern, self._exact).search(text, timeout=_PATTERN_SECONDS) is not None
+
+    def _pattern(self, validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(instance, "string") and not self._matches(pattern, instance):
+            yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+    def _pattern_properties(self, validator: Any, patterns: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(instance, "object"):
+            for pattern, schema in patterns.items():
+                for key, value in instance.items():
+                    if self._matches(pattern, key):
+                        yield from validator.descend(value, schema, path=key, schema_path=pattern)
+
+    def _additional_properties(self, validator: Any, schema: Any, instance: Any, siblings: Any) -> Iterator[Any]:
+        if not validator.is_type(instance, "object"):
+            return
+        declared, patterns = siblings.get("properties", {}), siblings.get("patternProperties", {})
+        for key, value in instance.items():
+            if key not in declared and not any(self._matches(pattern, key) for pattern in patterns):
+                if schema is False:
+                    yield ValidationError(f"the property {key!r} is not allowed")
+                else:
+                    yield from validator.descend(value, schema, path=key)
+
+
+def parse(text: str, *, exact: bool = False) -> Any:
+    """JSON text as Python values; with ``exact``, numbers with a fraction or an exponent are decimals.
+
+    Raises:
+        ValueError: not JSON, or an object that repeats a key.
+    """
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=Decimal if exact else None
+    )
+
+
+def readings(schema: str) -> tuple[Reading, Reading]:
+    """Both readings of a schema.
+
+    Args:
+        schema: JSON text.
+
+    Raises:
+        CheckError: no validator could evaluate it: not a schema, a reference that leads nowhere or elsewhere.
+    """
+    parsed = parse(schema)
+    kind = validators.validator_for(parsed, default=Draft202012Validator)
+    try:
+        kind.check_schema(parsed)
+    except SchemaError as error:
+        place = "".join(f"/{part}" for part in error.absolute_path)
+        raise CheckError(f"at #{place}: {error.message[:_SHOWN_CHARACTERS]}") from error
+    _check_patterns(parsed)
+    return Reading(parsed, exact=False), Reading(parse(schema, exact=True), exact=True)
+
+
+_readings = lru_cache(maxsize=256)(readings)
+"""An answer is checked against a schema that was admitted before."""
+
+
+def _check_patterns(root: Any) -> None:
+    pending = [root]
+    while pending:
+        schema = pending.pop()
+        if not isinstance(schema, dict):
+            continue
+        pending.extend(child for _, child in subschemas(schema))
+        patterns = schema.get("patternProperties", {})
+        if patterns and "unevaluatedProperties" in schema:
+            raise CheckError("'unevaluatedProperties' beside 'patternProperties' cannot be checked in bounded time")
+        for pattern in (*patterns, *([schema["pattern"]] if "pattern" in schema else ())):
+            _check_pattern(pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        _compiled(pattern, False)
+        _compiled(pattern, True)
+    except regex.error as error:
+        raise CheckError(f"the pattern {pattern!r} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str, exact: bool) -> Any:
+    if not exact:
+        return regex.compile(pattern)
+    # In ECMA-262 classes are (mostly) ASCII, and $ is the very end.
+    parts = regex.findall(r"\\.|\[(?:\\.|[^\]\\])*\]|.", pattern, flags=regex.DOTALL)
+    return regex.compile("".join(r"\Z" if part == "$" else part for part in parts), flags=regex.ASCII)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {repeated!r} more than once")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_whole(_: Any, instance: Any) -> bool:
+    if isinstance(instance, bool):
+        return False
+    return isinstance(instance, int) or (isinstance(instance, Decimal) and instance == instance.to_integral_value())
+
+
+def _multiple_of(validator: Any, step: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "number") and Decimal(instance) % Decimal(step) != 0:
+        yield ValidationError(f"{instance!s} is not a multiple of {step!s}")
