@@ -80,6 +80,18 @@ class GuidanceSettings(_Section):
     threads: int | None = Field(None, ge=1, description="llguidance's threads; by default one per core, at most 8.")
     forced_tokens: bool = Field(True, description="Append tokens that the grammar forces without sampling them.")
     cache_size: int = Field(256, ge=0, description="Compiled grammars kept for requests that come again.")
+    check_attempts: int = Field(
+        8, ge=1, description="Most answers generated for one choice whose schema is checked on the whole answer."
+    )
+    check_tokens: int = Field(
+        8192, ge=0, description="After so many tokens in rejected answers, a choice gets no further attempt."
+    )
+    checked_streams: Literal["hold", "refuse"] = Field(
+        "hold", description="Streams whose schema is checked on the whole answer: held back until then, or a 400."
+    )
+    held_stream_comments: float = Field(
+        15.0, gt=0, description="Seconds between the SSE comments that keep a held stream's connection open."
+    )
     max_grammar_bytes: int = Field(1_000_000, ge=1, description="Longest grammar or schema accepted, in bytes.")
     initial_lexer_fuel: int | None = Field(None, ge=1, description="llguidance: fuel for building the lexer.")
     step_lexer_fuel: int | None = Field(None, ge=1, description="llguidance: lexer fuel for one mask.")

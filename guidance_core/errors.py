@@ -111,3 +111,14 @@ class GenerationFailed(RequestError):
 
     status = 500
     code = "generation_failed"
+
+
+class AnswerRejected(RequestError):
+    """What the model answered is not valid against the schema, after as many attempts as were allowed.
+
+    422, as the request is understood and cannot be fulfilled. It is no 5xx: clients repeat those by themselves, which
+    would multiply attempts that have been made already, and a seeded or greedy request would fail the same way again.
+    """
+
+    status = 422
+    code = "answer_rejected"

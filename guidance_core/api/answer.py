@@ -3,62 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from guidance_core import telemetry
+from guidance_core.api.attempt import Attempt, Piece, TextOptions
+from guidance_core.api.choice_guidance import ChoiceGuidance
+from guidance_core.api.merging import Merged
+from guidance_core.api.resampling import CheckBudget, resampled
 from guidance_core.api.served_model import LoadedModel
-from guidance_core.generation import GenerationRequest, TokenDelta
-from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
+from guidance_core.errors import AnswerRejected
+from guidance_core.generation import GenerationRequest, Grammar
+from guidance_core.grammar.check import satisfies
+from guidance_core.output import TextDelta
 
-Piece = tuple[int, TextDelta]
-"""(choice index, the next piece of its text)."""
+_LONG_CHECK = 2_000
+"""Characters of answer and schema from which on checking would hold up the event loop for a millisecond."""
+
+_PLAIN = TextOptions()
+_ONE_ATTEMPT = CheckBudget()
 
 
 class Answer:
     """The choices of one request, as text.
 
+    Under a grammar of the route ``checked``, a choice is held back until its whole text is checked. One that fails is
+    generated again, by itself, until the budget is spent. A choice that is cut off (``length``) promises nothing, and
+    is answered unchecked.
+
     Attributes:
-        cached_tokens: prompt tokens out of the prefix cache, once the first piece has come.
+        held: the choices come as wholes, each after its check.
+        attempts: answers generated so far, by choice.
+        discarded_tokens: tokens of those that the check rejected, by choice.
     """
 
     def __init__(
         self,
         model: LoadedModel,
         request: GenerationRequest,
-        *,
-        skip_special_tokens: bool = True,
-        keep_leading_space: bool = False,
+        text: TextOptions = _PLAIN,
+        check_budget: CheckBudget = _ONE_ATTEMPT,
     ) -> None:
         """Check a request; nothing runs before `pieces` is iterated.
 
         Args:
             model: answers it.
             request: what is asked.
-            skip_special_tokens: see `ChoiceOutput`.
-            keep_leading_space: see `ChoiceOutput`.
+            text: how tokens become text.
+            check_budget: what a choice may cost, where answers are checked.
 
         Raises:
             RequestError: as `Executor.check`.
         """
         model.executor.check(request)
-        stop = StopStrings(request.stop) if request.stop else None
-        grammar = request.grammar
-        in_grammar = None if grammar is None else lambda text: model.grammars.accepts(grammar, text.encode())
-        self.cached_tokens = 0
-        self._executor = model.executor
+        n = request.sampling.n
+        self.attempts = [1] * n
+        self.discarded_tokens = [0] * n
+        self._model = model
         self._request = request
-        self._outputs = [
-            ChoiceOutput(
-                model.detokenizer,
-                stop=stop,
-                skip_special_tokens=skip_special_tokens,
-                keep_leading_space=keep_leading_space,
-                in_grammar=in_grammar,
-            )
-            for _ in range(request.sampling.n)
-        ]
+        self._text = text
+        self._check_budget = check_budget
+        self._checked_grammar = (
+            request.grammar if request.grammar is not None and request.grammar.route == "checked" else None
+        )
+        self._first = Attempt(model, request, text, choices=range(n))
+        self._latest = [self._first] * n
+
+    @property
+    def held(self) -> bool:
+        """See the class."""
+        return self._checked_grammar is not None
 
     @property
     def prompt_tokens(self) -> int:
@@ -66,90 +80,109 @@ class Answer:
         return len(self._request.prompt_ids)
 
     @property
-    def completion_tokens(self) -> int:
-        """Tokens answered so far, all choices together."""
-        return sum(output.completion_tokens for output in self._outputs)
+    def cached_tokens(self) -> int:
+        """Prompt tokens out of the prefix cache, once the first piece has come."""
+        return self._first.cached_tokens
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens answered so far, all choices together, without `discarded_tokens`."""
+        return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
+
+    @property
+    def guidance(self) -> list[ChoiceGuidance]:
+        """What guidance did for the answered text, by choice; only if the request asks for ``measure_mass``."""
+        return [attempt.guidance[choice] for choice, attempt in enumerate(self._latest)]
+
+    def pieces(self) -> AsyncGenerator[Piece, None]:
         """The choices' pieces, interleaved; ends after the last choice's last one. Closing it stops the work.
+
+        Where choices are `held`, each gives an empty piece when it has begun, and all the rest at once.
 
         Raises:
             RequestError: as `Executor.generate`.
+            AnswerRejected: the check's budget is spent.
         """
-        unfinished = len(self._outputs)
-        before = self.completion_tokens
-        telemetry.PROMPT_TOKENS.inc(self.prompt_tokens)
-        try:
-            async with aclosing(self._executor.generate(self._request)) as deltas:
-                async for delta in _timed(deltas):
-                    output = self._outputs[delta.index]
-                    if output.finish_reason is not None:
-                        continue
-                    self._count(delta)
-                    piece = output.push(delta)
-                    if output.stop_string is not None:
-                        self._executor.finish_choice(self._request.request_id, delta.index)
-                    if piece.text or piece.logprobs or piece.finish_reason is not None:
-                        yield delta.index, piece
-                    if piece.finish_reason is not None:
-                        telemetry.CHOICES.labels(piece.finish_reason).inc()
-                        unfinished -= 1
-                        if not unfinished:
-                            break
-        finally:
-            telemetry.COMPLETION_TOKENS.inc(self.completion_tokens - before)
+        if self._checked_grammar is None:
+            return self._first.pieces()
+        return self._checked_pieces(self._checked_grammar)
 
-    def _count(self, delta: TokenDelta) -> None:
-        if delta.cached_tokens is not None and not self.cached_tokens:
-            self.cached_tokens = delta.cached_tokens
-            telemetry.CACHED_TOKENS.inc(delta.cached_tokens)
-        if delta.guidance is not None:
-            telemetry.FORCED_TOKENS.inc(delta.guidance.forced_tokens)
-            telemetry.MASK_SECONDS.inc(delta.guidance.mask_seconds)
-            telemetry.MASK_WAIT_SECONDS.inc(delta.guidance.wait_seconds)
+    async def _checked_pieces(self, grammar: Grammar) -> AsyncGenerator[Piece, None]:
+        received: dict[int, list[TextDelta]] = {}
+        async with Merged[Piece]() as attempts:
+            attempts.add(self._first.pieces())
+            async for choice, piece in attempts:
+                if choice not in received:
+                    received[choice] = []
+                    yield choice, TextDelta("")
+                received[choice].append(piece)
+                if piece.finish_reason is None:
+                    continue
+                whole = _joined(received[choice])
+                failure = await _check(grammar, whole.text) if whole.finish_reason == "stop" else None
+                if failure is None:
+                    telemetry.CHECK_ATTEMPTS.observe(self.attempts[choice])
+                    yield choice, whole
+                else:
+                    received[choice].clear()
+                    attempts.add(self._again(choice, failure).pieces())
 
-
-async def _timed(deltas: AsyncGenerator[TokenDelta, None]) -> AsyncIterator[TokenDelta]:
-    """The same deltas; the time between them goes to telemetry."""
-    histogram = telemetry.FIRST_TOKEN_SECONDS
-    last = time.perf_counter()
-    async for delta in deltas:
-        now = time.perf_counter()
-        histogram.observe(now - last)
-        histogram, last = telemetry.TOKEN_SECONDS, now
-        yield delta
+    def _again(self, choice: int, failure: str) -> Attempt:
+        """The next attempt at a choice whose latest one was rejected."""
+        budget = self._check_budget
+        rejected_tokens = self._latest[choice].outputs[choice].completion_tokens
+        telemetry.DISCARDED_TOKENS.inc(rejected_tokens)
+        self.discarded_tokens[choice] += rejected_tokens
+        if self.attempts[choice] >= budget.attempts or self.discarded_tokens[choice] >= budget.tokens:
+            telemetry.CHECK_ATTEMPTS.observe(self.attempts[choice])
+            raise AnswerRejected(_rejection(choice, self.attempts[choice], self.discarded_tokens[choice], failure))
+        self.attempts[choice] += 1
+        request = resampled(self._request, choice, self.attempts[choice])
+        attempt = self._latest[choice] = Attempt(self._model, request, self._text, choices=(choice,))
+        return attempt
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, Piece], None]:
+def _rejection(choice: int, attempts: int, tokens: int, failure: str) -> str:
+    made = "The answer" if attempts == 1 else f"Each of {attempts} answers"
+    return (
+        f"{made} generated for choice {choice} ({tokens} tokens) is not valid against the schema, part of which can "
+        f"only be checked afterwards. The last one: {failure}. To mend it, say in the prompt what the schema wants, "
+        "allow more attempts ('check_attempts'), or write the schema without the parts that "
+        "'strict': \"exact\" refuses."
+    )
+
+
+async def _check(grammar: Grammar, text: str) -> str | None:
+    """Why the text does not satisfy the grammar's check, or None if it does."""
+    if len(text) + len(grammar.check or "") < _LONG_CHECK:
+        failure = satisfies(grammar, text)
+    else:
+        failure = await asyncio.to_thread(satisfies, grammar, text)
+    telemetry.CHECKS.labels("passed" if failure is None else "failed").inc()
+    return failure
+
+
+def _joined(pieces: Sequence[TextDelta]) -> TextDelta:
+    logprobs = None
+    if any(piece.logprobs is not None for piece in pieces):
+        logprobs = tuple(entry for piece in pieces for entry in piece.logprobs or ())
+    return TextDelta("".join(piece.text for piece in pieces), logprobs, pieces[-1].finish_reason)
+
+
+def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, Piece], None]:
     """The pieces of several answers as they come. The first failure ends them all; closing it stops them all."""
-    if len(answers) == 1:
-        async with aclosing(answers[0].pieces()) as pieces:
-            async for piece in pieces:
-                yield answers[0], piece
-        return
-    arrived: asyncio.Queue[tuple[Answer, Piece] | BaseException | None] = asyncio.Queue()
+    return _pieces_of(answers[0]) if len(answers) == 1 else _interleaved(answers)
 
-    async def run(answer: Answer) -> None:
-        try:
-            async with aclosing(answer.pieces()) as pieces:
-                async for piece in pieces:
-                    arrived.put_nowait((answer, piece))
-            arrived.put_nowait(None)
-        except Exception as error:
-            arrived.put_nowait(error)
 
-    tasks = [asyncio.create_task(run(answer)) for answer in answers]
-    unfinished = len(tasks)
-    try:
-        while unfinished:
-            item = await arrived.get()
-            if item is None:
-                unfinished -= 1
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _pieces_of(answer: Answer) -> AsyncGenerator[tuple[Answer, Piece], None]:
+    async with aclosing(answer.pieces()) as pieces:
+        async for piece in pieces:
+            yield answer, piece
+
+
+async def _interleaved(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, Piece], None]:
+    async with Merged[tuple[Answer, Piece]]() as together:
+        for answer in answers:
+            together.add(_pieces_of(answer))
+        async for piece in together:
+            yield piece

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import anyio
@@ -53,6 +54,62 @@ async def _after(first: tuple[T, ...], items: AsyncGenerator[T, None]) -> AsyncG
             yield item
     finally:
         await items.aclose()
+
+
+async def with_fillers(items: AsyncGenerator[T, None], filler: T, *, every: float) -> AsyncGenerator[T, None]:
+    """The same items, with a filler whenever none has come for so many seconds."""
+    upcoming: asyncio.Future[T | _End] | None = None
+    try:
+        while True:
+            upcoming = asyncio.ensure_future(_next(items))
+            while not (await asyncio.wait((upcoming,), timeout=every))[0]:
+                yield filler
+            item = upcoming.result()
+            if isinstance(item, _End):
+                return
+            yield item
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()
+            await asyncio.gather(upcoming, return_exceptions=True)
+        await items.aclose()
+
+
+class _End:
+    """After the last item."""
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T | _End:
+    return await anext(items, _End())
+
+
+async def folded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same bytes; chunks that are there at once come as one, and cost one write."""
+    ready: list[bytes] = []
+    wake = asyncio.Event()
+
+    async def collect() -> None:
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    ready.append(chunk)
+                    wake.set()
+        finally:
+            wake.set()
+
+    task = asyncio.create_task(collect())
+    try:
+        while not task.done() or ready:
+            await wake.wait()
+            wake.clear()
+            if ready:
+                joined = b"".join(ready)
+                ready.clear()
+                yield joined
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

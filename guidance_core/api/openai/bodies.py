@@ -123,6 +123,22 @@ class GenerationBody(ConstraintFields, RequestBody):
     stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
     ignore_eos: bool = Field(False, description="The model's own end tokens do not end the answer.")
     skip_special_tokens: bool = Field(True, description="Special tokens have no text.")
+    include_guidance: bool = Field(
+        False,
+        description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "
+        "`stream_options.include_usage`.",
+    )
+    fit_to_max_tokens: bool = Field(
+        False,
+        description="The answer ends inside its constraint within `max_tokens`, which must be given: as the tokens run "
+        "out, only what leads to an end is allowed. A budget that no answer fits into is refused.",
+    )
+    check_attempts: int | None = Field(
+        None,
+        ge=1,
+        description="Where the answer must be checked as a whole: most answers to generate for one choice; what still "
+        "fails is a 422. By default, and at most, as configured.",
+    )
     user: str | None = Field(None, description="Accepted; has no effect on the answer.")
 
 

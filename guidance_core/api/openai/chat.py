@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from guidance_core.api.answer import Answer, Piece
+from guidance_core.api.answer import Answer
+from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.openai.bodies import ChatBody
-from guidance_core.api.openai.events import DONE, ChunkWriter, guarded
-from guidance_core.api.openai.requests import generation_request, grammar_of, remaining_context
+from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
+from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
-from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.api.streaming import started
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import FinishReason
@@ -31,20 +32,25 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
         RequestError: before the first token; later failures become the stream's last event.
     """
     model = served.get(body.model)
+    settings = served.settings.guidance
     max_tokens = _max_tokens(body)
     logprobs = _logprobs(body)
     prompt_ids = await _prompt_ids(model, body)
     remaining = remaining_context(model, len(prompt_ids), param="messages")
+    compilation = await compilation_of(model, settings, body)
     request = generation_request(
         model,
         served.settings.server,
         body,
         prompt_ids=prompt_ids,
-        max_tokens=remaining if max_tokens is None else max_tokens,
+        max_tokens=max_tokens,
+        default_max_tokens=remaining,
         logprobs=logprobs,
-        grammar=await grammar_of(model, body),
+        grammar=None if compilation is None else compilation.grammar,
     )
-    answer = Answer(model, request, skip_special_tokens=body.skip_special_tokens)
+    text = TextOptions(skip_special_tokens=body.skip_special_tokens)
+    answer = Answer(model, request, text, check_budget(settings, body))
+    usage = partial(usage_of, [answer], compilation, with_guidance=body.include_guidance)
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -55,13 +61,19 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     }
     if body.stream:
         pieces = await started(answer.pieces())
-        events = _events(ChunkWriter(head, body.stream_options), answer, pieces, with_logprobs=body.logprobs)
-        return ClosingStream(guarded(events), "text/event-stream")
-    return JSONResponse({**head, "choices": await _choices(body, answer), "usage": usage_of([answer])})
+        events = _events(ChunkWriter(head, body.stream_options), usage, pieces, with_logprobs=body.logprobs)
+        return event_stream(
+            events, choices=body.n, comments_every=settings.held_stream_comments if answer.held else None
+        )
+    return JSONResponse({**head, "choices": await _choices(body, answer), "usage": usage()})
 
 
 async def _events(
-    writer: ChunkWriter, answer: Answer, pieces: AsyncGenerator[Piece, None], *, with_logprobs: bool
+    writer: ChunkWriter,
+    usage: Callable[[], dict[str, Any]],
+    pieces: AsyncGenerator[Piece, None],
+    *,
+    with_logprobs: bool,
 ) -> AsyncGenerator[bytes, None]:
     begun: set[int] = set()
     async with aclosing(pieces):
@@ -78,7 +90,7 @@ async def _events(
                 events += writer.chunk(_chunk_choice(index, {}, finish_reason=piece.finish_reason))
             yield events
     if writer.include_usage:
-        yield writer.usage(usage_of([answer]))
+        yield writer.usage(usage())
     yield DONE
 
 

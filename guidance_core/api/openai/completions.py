@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from guidance_core.api.answer import Answer, Piece, merged
+from guidance_core.api.answer import Answer, merged
+from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.openai.bodies import CompletionBody
-from guidance_core.api.openai.events import DONE, ChunkWriter, guarded
-from guidance_core.api.openai.requests import generation_request, grammar_of, remaining_context
+from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
+from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
-from guidance_core.api.streaming import ClosingStream, started
+from guidance_core.api.streaming import started
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest
 from guidance_core.generation import Grammar
@@ -40,7 +42,8 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
             "that one request may have.",
             param="prompt" if len(body.prompt) > 1 else "n",
         )
-    grammar = await grammar_of(model, body)
+    compilation = await compilation_of(model, served.settings.guidance, body)
+    grammar = None if compilation is None else compilation.grammar
     answers = [await _answer(served, model, body, prompt, grammar) for prompt in body.prompt]
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
@@ -49,11 +52,16 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
         "model": served.name,
         "system_fingerprint": model.fingerprint,
     }
+    usage = partial(usage_of, answers, compilation, with_guidance=body.include_guidance)
     if body.stream:
         pieces = await started(merged(answers))
-        writer = ChunkWriter(head, body.stream_options)
-        return ClosingStream(guarded(_events(writer, body, answers, pieces)), "text/event-stream")
-    return JSONResponse({**head, "choices": await _choices(body, answers), "usage": usage_of(answers)})
+        events = _events(ChunkWriter(head, body.stream_options), body, answers, usage, pieces)
+        return event_stream(
+            events,
+            choices=len(answers) * body.n,
+            comments_every=served.settings.guidance.held_stream_comments if answers[0].held else None,
+        )
+    return JSONResponse({**head, "choices": await _choices(body, answers), "usage": usage()})
 
 
 async def _answer(
@@ -69,17 +77,20 @@ async def _answer(
         served.settings.server,
         body,
         prompt_ids=prompt_ids,
-        max_tokens=min(_DEFAULT_MAX_TOKENS, remaining) if body.max_tokens is None else body.max_tokens,
+        max_tokens=body.max_tokens,
+        default_max_tokens=min(_DEFAULT_MAX_TOKENS, remaining),
         logprobs=body.logprobs,
         grammar=grammar,
     )
-    return Answer(model, request, skip_special_tokens=body.skip_special_tokens, keep_leading_space=True)
+    text = TextOptions(skip_special_tokens=body.skip_special_tokens, keep_leading_space=True)
+    return Answer(model, request, text, check_budget(served.settings.guidance, body))
 
 
 async def _events(
     writer: ChunkWriter,
     body: CompletionBody,
     answers: Sequence[Answer],
+    usage: Callable[[], dict[str, Any]],
     pieces: AsyncGenerator[tuple[Answer, Piece], None],
 ) -> AsyncGenerator[bytes, None]:
     first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
@@ -87,7 +98,7 @@ async def _events(
         async for answer, (index, piece) in pieces:
             yield writer.chunk(_choice(body, first_index[id(answer)] + index, [piece]))
     if writer.include_usage:
-        yield writer.usage(usage_of(answers))
+        yield writer.usage(usage())
     yield DONE
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,14 +35,23 @@ class JsonObjectFormat(BaseModel):
     type: Literal["json_object"]
 
 
+Strictness = Annotated[
+    bool | Literal["exact"],
+    Field(
+        description="The schema is enforced in full, whatever is said here. `exact` refuses a schema of which a part "
+        "can only be checked on the whole answer, and names the part."
+    ),
+]
+
+
 class NamedSchema(BaseModel):
-    """A JSON schema as OpenAI wraps it. It is enforced in full whether `strict` is set or not."""
+    """A JSON schema as OpenAI wraps it."""
 
     model_config = _STRICT
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     schema_: JsonSchema = Field(alias="schema")
-    strict: bool | None = None
+    strict: Strictness | None = None
 
 
 class JsonSchemaFormat(BaseModel):
@@ -91,6 +101,7 @@ class StructuredOutputs(BaseModel):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    strict: Strictness | None = None
 
 
 class ConstraintFields(BaseModel):
@@ -101,6 +112,7 @@ class ConstraintFields(BaseModel):
     )
     structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM's clients write it.")
     guided_json: dict[str, Any] | str | None = Field(None, description="The same, as vLLM's older clients write it.")
+    guided_strict: Strictness | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = Field(None, description="Lark, or llama.cpp's GBNF.")
@@ -139,15 +151,17 @@ def constraint_of(body: ConstraintFields) -> FieldConstraint | None:
 
 def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Constraint], Any]]:
     """(field, what makes a constraint of its value, its value or None)."""
+    _check_strictness("guided_strict", body.guided_strict, "guided_json", body.guided_json)
     candidates: list[tuple[str, Callable[[Any], Constraint], Any]] = [
-        ("guided_json", _json_schema, body.guided_json),
+        ("guided_json", partial(_json_schema, strict=body.guided_strict), body.guided_json),
         ("guided_regex", constraint.regex, body.guided_regex),
         ("guided_choice", constraint.choice, body.guided_choice),
         ("guided_grammar", constraint.ebnf, body.guided_grammar),
     ]
     if (outputs := body.structured_outputs) is not None:
+        _check_strictness("structured_outputs.strict", outputs.strict, "structured_outputs.json", outputs.json_)
         candidates += [
-            ("structured_outputs.json", _json_schema, outputs.json_),
+            ("structured_outputs.json", partial(_json_schema, strict=outputs.strict), outputs.json_),
             ("structured_outputs.regex", constraint.regex, outputs.regex),
             ("structured_outputs.choice", constraint.choice, outputs.choice),
             ("structured_outputs.grammar", constraint.ebnf, outputs.grammar),
@@ -157,7 +171,8 @@ def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Const
         case JsonObjectFormat():
             candidates.append(("response_format", _json_object, True))
         case JsonSchemaFormat(json_schema=named):
-            candidates.append(("response_format.json_schema.schema", constraint.json_schema, named.schema_))
+            make = partial(constraint.json_schema, exact=named.strict == "exact")
+            candidates.append(("response_format.json_schema.schema", make, named.schema_))
         case RegexFormat(regex=pattern):
             candidates.append(("response_format.regex", constraint.regex, pattern))
         case LarkFormat(lark_grammar=grammar):
@@ -171,11 +186,17 @@ def _json_object(_: bool) -> Constraint:
     return constraint.json_object()
 
 
-def _json_schema(schema: dict[str, Any] | str) -> Constraint:
+def _json_schema(schema: dict[str, Any] | str, *, strict: bool | str | None) -> Constraint:
     """A schema as vLLM takes it: an object, or the text of one."""
     if isinstance(schema, str):
         try:
-            return constraint.json_schema(from_json(schema, allow_inf_nan=False))
+            schema = from_json(schema, allow_inf_nan=False)
         except ValueError as error:
             raise InvalidGrammar(f"The schema is not valid JSON: {error}.") from None
-    return constraint.json_schema(schema)
+    return constraint.json_schema(schema, exact=strict == "exact")
+
+
+def _check_strictness(param: str, strict: bool | str | None, schema_param: str, schema: object) -> None:
+    """Refuse a strictness without a schema that it could be about."""
+    if strict is not None and schema is None:
+        raise InvalidRequest(f"{param!r} is about {schema_param!r}, which is not given: leave it out.", param=param)

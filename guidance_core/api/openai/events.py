@@ -10,6 +10,7 @@ from typing import Any
 
 from guidance_core.api.openai.bodies import StreamOptions
 from guidance_core.api.openai.errors import error_object, failure_object
+from guidance_core.api.streaming import ClosingStream, folded, with_fillers
 from guidance_core.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,27 @@ class ChunkWriter:
 _PADDED_LENGTH = 128
 
 
-async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+_CHECKING = b": checking\n\n"
+
+
+def event_stream(events: AsyncGenerator[bytes, None], *, choices: int, comments_every: float | None) -> ClosingStream:
+    """The answer that writes these events.
+
+    Args:
+        events: failures and all.
+        choices: how many choices they tell of. Of several, what comes in one step is written at once.
+        comments_every: seconds of silence after which a comment is written, which clients ignore and which keeps
+            proxies from closing the connection; None for never.
+    """
+    events = _guarded(events)
+    if comments_every is not None:
+        events = with_fillers(events, _CHECKING, every=comments_every)
+    if choices > 1:
+        events = folded(events)
+    return ClosingStream(events, "text/event-stream")
+
+
+async def _guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same events; a failure becomes an error event, after which there is no ``[DONE]``."""
     try:
         async for event in events:

@@ -7,25 +7,57 @@ import uuid
 from guidance_core import telemetry
 from guidance_core.api.openai.bodies import GenerationBody
 from guidance_core.api.openai.constraints import constraint_of
+from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
-from guidance_core.config import ServerSettings
-from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.config import GuidanceSettings, ServerSettings
+from guidance_core.errors import ContextLengthExceeded, InvalidGrammar, InvalidRequest, Unsupported
 from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
+from guidance_core.grammar.compiler import Compilation
 
 
-async def grammar_of(model: LoadedModel, body: GenerationBody) -> Grammar | None:
+async def compilation_of(model: LoadedModel, settings: GuidanceSettings, body: GenerationBody) -> Compilation | None:
     """The compiled constraint of a request.
 
     Raises:
         InvalidRequest: several constraints.
         InvalidGrammar: it does not compile; ``param`` names the field.
+        Unsupported: a stream of what is checked as a whole, where these are refused.
     """
     found = constraint_of(body)
     if found is None:
         return None
-    compilation = await model.grammars.compile(found.constraint, param=found.param)
-    telemetry.GRAMMAR_SECONDS.labels(compilation.grammar.kind).observe(compilation.seconds)
-    return compilation.grammar
+    kind = found.constraint.kind
+    try:
+        compilation = await model.grammars.compile(found.constraint, param=found.param)
+    except InvalidGrammar:
+        telemetry.CONSTRAINTS.labels(kind, "refused").inc()
+        raise
+    grammar = compilation.grammar
+    telemetry.CONSTRAINTS.labels(kind, grammar.route).inc()
+    telemetry.GRAMMAR_SECONDS.labels(kind).observe(compilation.seconds)
+    telemetry.GRAMMAR_CACHE.labels("hit" if compilation.cached else "miss").inc()
+    if body.stream and grammar.route == "checked" and settings.checked_streams == "refuse":
+        raise Unsupported(
+            "This schema can only be checked on the whole answer, and this service does not hold streams back: leave "
+            f"'stream' out, or change the schema: {' '.join(grammar.notes)}",
+            param="stream",
+        )
+    return compilation
+
+
+def check_budget(settings: GuidanceSettings, body: GenerationBody) -> CheckBudget:
+    """What a choice may cost whose answer is checked.
+
+    Raises:
+        InvalidRequest: more attempts than this service makes.
+    """
+    attempts = body.check_attempts or settings.check_attempts
+    if attempts > settings.check_attempts:
+        raise InvalidRequest(
+            f"'check_attempts' is {attempts}; at most {settings.check_attempts} attempts are made.",
+            param="check_attempts",
+        )
+    return CheckBudget(attempts, settings.check_tokens)
 
 
 def generation_request(
@@ -34,7 +66,8 @@ def generation_request(
     body: GenerationBody,
     *,
     prompt_ids: tuple[int, ...],
-    max_tokens: int,
+    max_tokens: int | None,
+    default_max_tokens: int,
     logprobs: int | None,
     grammar: Grammar | None,
 ) -> GenerationRequest:
@@ -43,6 +76,9 @@ def generation_request(
     Raises:
         InvalidRequest: values that contradict each other or this service's limits.
     """
+    _check_constraint_options(body, grammar, max_tokens)
+    if max_tokens is None:
+        max_tokens = default_max_tokens
     if body.n > settings.max_choices:
         raise InvalidRequest(f"'n' is {body.n}; at most {settings.max_choices} choices are answered.", param="n")
     if body.min_tokens > max_tokens:
@@ -51,6 +87,12 @@ def generation_request(
         )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("'stream_options' needs 'stream': true.", param="stream_options")
+    if body.include_guidance and body.stream and not (body.stream_options and body.stream_options.include_usage):
+        raise InvalidRequest(
+            "'include_guidance' adds to the usage, which a stream only has with "
+            "'stream_options': {'include_usage': true}.",
+            param="include_guidance",
+        )
     return GenerationRequest(
         request_id=uuid.uuid4().hex,
         prompt_ids=prompt_ids,
@@ -60,7 +102,7 @@ def generation_request(
             n=body.n,
             temperature=body.temperature,
             top_k=max(body.top_k or 0, 0),
-            top_p=max(body.top_p, _SMALLEST_TOP_P),
+            top_p=max(body.top_p, SMALLEST_TOP_P),
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
             presence_penalty=body.presence_penalty,
@@ -73,11 +115,26 @@ def generation_request(
         ),
         grammar=grammar,
         stop=tuple(body.stop or ()),
+        complete=body.fit_to_max_tokens,
+        measure_mass=body.include_guidance and grammar is not None,
     )
 
 
-_SMALLEST_TOP_P = 1e-9
-"""OpenAI allows 0, which `SamplingParams` does not: so small a nucleus is the likeliest token alone."""
+def _check_constraint_options(body: GenerationBody, grammar: Grammar | None, max_tokens: int | None) -> None:
+    """Refuse options that would have no effect."""
+    if grammar is None:
+        for option, given in (("fit_to_max_tokens", body.fit_to_max_tokens), ("check_attempts", body.check_attempts)):
+            if given:
+                raise InvalidRequest(
+                    f"{option!r} is about a constrained answer: add a constraint, such as 'response_format', or leave "
+                    "it out.",
+                    param=option,
+                )
+    if body.fit_to_max_tokens and max_tokens is None:
+        raise InvalidRequest(
+            "'fit_to_max_tokens' needs 'max_tokens': how many tokens the answer shall fit into.",
+            param="fit_to_max_tokens",
+        )
 
 
 def remaining_context(model: LoadedModel, prompt_tokens: int, *, param: str) -> int:

@@ -5,7 +5,56 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import bentoml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+
+class Microseconds(BaseModel):
+    """Of the steps of one choice; percentiles are nearest-rank."""
+
+    p50: float = Field(description="Median, in µs.")
+    p99: float = Field(description="99th percentile, in µs.")
+    total: float = Field(description="Sum, in µs.")
+
+
+class AllowedMass(BaseModel):
+    """Probability, from 0 to 1, that the model itself gave to what the grammar allowed at a sampled token."""
+
+    mean: float
+    min: float
+
+
+class SurpriseBits(BaseModel):
+    """−log₂ of the allowed mass: how hard the grammar pushed. 0 where the model would have kept to it by itself."""
+
+    total: float
+    max: float
+
+
+class ChoiceDetails(BaseModel):
+    """What guidance did for one choice; all but the first three fields are about the answered text alone."""
+
+    index: int
+    attempts: int = Field(description="Answers generated until one passed its check; 1 where there is none.")
+    discarded_tokens: int = Field(description="Tokens of the rejected ones; not in `completion_tokens`.")
+    forced_tokens: int = Field(description="Tokens that the grammar forced: appended without sampling.")
+    mask_us: Microseconds | None = Field(description="Computing the mask, per step.")
+    wait_us: Microseconds | None = Field(description="The part of it that the forward pass did not hide, per step.")
+    allowed_mass: AllowedMass | None
+    surprise_bits: SurpriseBits | None
+
+
+class GuidanceDetails(BaseModel):
+    """How the constraint was kept, and what it cost."""
+
+    kind: str = Field(description="What the request named: `json_schema`, `regex`, …")
+    route: Literal["exact", "rewritten", "checked"] = Field(
+        description="`exact`: the grammar is the constraint as it was written. `rewritten`: parts were replaced by "
+        "equivalent ones. `checked`: the grammar allows more, and the whole answer was checked afterwards."
+    )
+    notes: list[str] = Field(description="What was rewritten or checked, and where.")
+    compile_ms: float = Field(description="From the constraint to its grammar, in ms.")
+    cached: bool = Field(description="The grammar had been compiled for an earlier request.")
+    choices: list[ChoiceDetails]
 
 
 class Usage(BaseModel):
@@ -16,6 +65,9 @@ class Usage(BaseModel):
     total_tokens: int
     prompt_tokens_details: dict[str, int]
     completion_tokens_details: dict[str, int]
+    guidance: GuidanceDetails | None = Field(
+        None, description="Only with `include_guidance`; null without a constraint."
+    )
 
 
 class ChatMessage(BaseModel):

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from guidance_core.api.answer import Answer
+from guidance_core.api.openai.guidance_details import guidance_details
+from guidance_core.grammar.compiler import Compilation
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """The usage of a request's answers together."""
+def usage_of(answers: Sequence[Answer], compilation: Compilation | None, *, with_guidance: bool) -> dict[str, Any]:
+    """The usage of a request's answers together.
+
+    Args:
+        answers: as far as they have come.
+        compilation: of the request's constraint, if it has one.
+        with_guidance: add `guidance_details`, or null where there is no constraint.
+    """
     prompt = sum(answer.prompt_tokens for answer in answers)
     completion = sum(answer.completion_tokens for answer in answers)
-    return {
+    usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
@@ -27,3 +35,6 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
             "rejected_prediction_tokens": 0,
         },
     }
+    if with_guidance:
+        usage["guidance"] = None if compilation is None else guidance_details(answers, compilation)
+    return usage

@@ -1,0 +1,115 @@
+"""One run of the executor, as text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from guidance_core import telemetry
+from guidance_core.api.choice_guidance import ChoiceGuidance
+from guidance_core.api.served_model import LoadedModel
+from guidance_core.generation import GenerationRequest, TokenDelta
+from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
+
+Piece = tuple[int, TextDelta]
+"""(choice index, the next piece of its text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How tokens become text; see `ChoiceOutput`."""
+
+    skip_special_tokens: bool = True
+    keep_leading_space: bool = False
+
+
+class Attempt:
+    """Runs one `GenerationRequest` and turns its deltas into text.
+
+    Attributes:
+        outputs: by choice of the answer.
+        guidance: by choice of the answer; filled only if the request asks for ``measure_mass``.
+        cached_tokens: prompt tokens out of the prefix cache, once the first piece has come.
+    """
+
+    def __init__(
+        self, model: LoadedModel, request: GenerationRequest, text: TextOptions, *, choices: Sequence[int]
+    ) -> None:
+        """Prepare; nothing runs before `pieces` is iterated.
+
+        Args:
+            model: answers it.
+            request: what is asked.
+            text: how tokens become text.
+            choices: which choices of the answer the request's choices 0 … n-1 are.
+        """
+        stop = StopStrings(request.stop) if request.stop else None
+        grammar = request.grammar
+        in_grammar = None if grammar is None else lambda text: model.grammars.accepts(grammar, text.encode())
+        self.outputs = {
+            choice: ChoiceOutput(
+                model.detokenizer,
+                stop=stop,
+                skip_special_tokens=text.skip_special_tokens,
+                keep_leading_space=text.keep_leading_space,
+                in_grammar=in_grammar,
+            )
+            for choice in choices
+        }
+        self.guidance = {choice: ChoiceGuidance() for choice in choices}
+        self.cached_tokens = 0
+        self._executor = model.executor
+        self._request = request
+        self._choices = choices
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The choices' pieces, interleaved; ends after the last choice's last one. Closing it stops the work.
+
+        Raises:
+            RequestError: as `Executor.generate`.
+        """
+        request = self._request
+        unfinished = len(self.outputs)
+        telemetry.PROMPT_TOKENS.inc(len(request.prompt_ids))
+        try:
+            async with aclosing(self._executor.generate(request)) as deltas:
+                async for delta in _timed(deltas):
+                    choice = self._choices[delta.index]
+                    output = self.outputs[choice]
+                    if output.finish_reason is not None:
+                        continue
+                    self._count(choice, delta)
+                    piece = output.push(delta)
+                    if output.stop_string is not None:
+                        self._executor.finish_choice(request.request_id, delta.index)
+                    if piece.text or piece.logprobs or piece.finish_reason is not None:
+                        yield choice, piece
+                    if piece.finish_reason is not None:
+                        telemetry.CHOICES.labels(piece.finish_reason).inc()
+                        unfinished -= 1
+                        if not unfinished:
+                            break
+        finally:
+            telemetry.COMPLETION_TOKENS.inc(sum(output.completion_tokens for output in self.outputs.values()))
+
+    def _count(self, choice: int, delta: TokenDelta) -> None:
+        if delta.cached_tokens is not None and not self.cached_tokens:
+            self.cached_tokens = delta.cached_tokens
+            telemetry.CACHED_TOKENS.inc(delta.cached_tokens)
+        if delta.guidance is not None:
+            telemetry.observe_guidance(delta.guidance)
+            if self._request.measure_mass:
+                self.guidance[choice].add(delta.guidance)
+
+
+async def _timed(deltas: AsyncGenerator[TokenDelta, None]) -> AsyncIterator[TokenDelta]:
+    """The same deltas; the time between them goes to telemetry."""
+    histogram = telemetry.FIRST_TOKEN_SECONDS
+    last = time.perf_counter()
+    async for delta in deltas:
+        now = time.perf_counter()
+        histogram.observe(now - last)
+        histogram, last = telemetry.TOKEN_SECONDS, now
+        yield delta
