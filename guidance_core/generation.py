@@ -174,6 +174,7 @@ class TokenDelta:
         logprobs: one per token in ``token_ids`` where ``SamplingParams.logprobs`` asks for them.
         finish_reason: set on a choice's last delta, exactly once.
         stop_token_id: the token that ended the choice, where one did.
+        stop_logprob: its log-probabilities, where ``SamplingParams.logprobs`` asks for them and the executor has them.
         guidance: only under a grammar.
         cached_tokens: on the first delta of a choice: how many prompt tokens came out of the prefix cache.
     """
@@ -184,5 +185,6 @@ class TokenDelta:
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
+    stop_logprob: TokenLogprob | None = None
     guidance: GuidanceTimes | None = None
     cached_tokens: int | None = None

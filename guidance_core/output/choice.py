@@ -41,6 +41,7 @@ class ChoiceOutput:
         stop_string: the stop string that ended the choice, or None. When it appears, the caller tells the executor
             (`Executor.finish_choice`), which knows nothing of stop strings.
         stop_token_id: the token that ended the choice, or None.
+        stop_logprob: its log-probabilities, where the executor sent them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ChoiceOutput:
         stop: StopStrings | None = None,
         skip_special_tokens: bool = True,
         keep_leading_space: bool = True,
+        include_stop_string: bool = False,
         in_grammar: Callable[[str], bool] | None = None,
     ) -> None:
         """Start a choice.
@@ -59,6 +61,8 @@ class ChoiceOutput:
             stop: stop strings that end the answer.
             skip_special_tokens: special tokens have no text.
             keep_leading_space: see `Detokenizer.stream`; always kept under a grammar, whose text must not change.
+            include_stop_string: the answer is cut behind its stop string instead of before; never under a grammar,
+                which says nothing about what follows its text.
             in_grammar: under a grammar: whether a text is a complete answer. A stop string that cuts the answer where
                 it is not one gives ``length`` as the finish reason: ``stop`` promises a complete answer.
         """
@@ -66,12 +70,14 @@ class ChoiceOutput:
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
         self.stop_token_id: int | None = None
+        self.stop_logprob: TokenTextLogprob | None = None
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(
             skip_special_tokens=skip_special_tokens, keep_leading_space=keep_leading_space or in_grammar is not None
         )
         self._matcher = stop.matcher() if stop is not None and stop.strings else None
         self._in_grammar = in_grammar
+        self._include_stop_string = include_stop_string and in_grammar is None
         self._pieces: list[str] = []
         self._text_only = False
         # In characters of the answer: decoded so far, and given out so far.
@@ -115,6 +121,8 @@ class ChoiceOutput:
                 if delta.stop_token_id is not None:
                     self.completion_tokens += 1
                     self.stop_token_id = delta.stop_token_id
+                    if delta.stop_logprob is not None:
+                        self.stop_logprob = with_text(delta.stop_logprob, self._detokenizer, self._decoded)
         return self._give_out("".join(pieces), with_logprobs=delta.logprobs is not None)
 
     def _certain(self, text: str) -> str:
@@ -124,6 +132,8 @@ class ChoiceOutput:
             return text
         certain = self._matcher.push(text)
         self.stop_string = self._matcher.hit
+        if self.stop_string is not None and self._include_stop_string:
+            return certain + self.stop_string
         return certain
 
     def _give_out(self, text: str, *, with_logprobs: bool) -> TextDelta:

@@ -207,3 +207,34 @@ def test_text_from_executors_that_answer_text_is_cut_and_counted(detokenizer: De
     assert [piece.text for piece in pieces] == ["The quick ", ""]
     assert (output.finish_reason, output.stop_string) == ("stop", "END")
     assert output.completion_tokens == len(encode("The quick "))
+
+
+def test_a_stop_string_can_be_part_of_the_answer_with_its_tokens(detokenizer: Detokenizer, encode: Encode) -> None:
+    output = ChoiceOutput(detokenizer, stop=StopStrings(["lazy"]), include_stop_string=True)
+    pieces = run(output, one_by_one(encode("over the lazy dog")))
+
+    tokens = b"".join(each.bytes for piece in pieces for each in piece.logprobs or ())
+    assert output.text == "over the lazy"
+    assert tokens.decode().startswith("over the lazy")
+    assert not tokens.decode().endswith("dog")
+
+
+def test_under_a_grammar_an_answer_ends_before_its_stop_string_come_what_may(
+    detokenizer: Detokenizer, encode: Encode
+) -> None:
+    output = ChoiceOutput(
+        detokenizer, stop=StopStrings(["lazy"]), include_stop_string=True, in_grammar=lambda text: text == "over the "
+    )
+    run(output, one_by_one(encode("over the lazy dog")))
+
+    assert (output.text, output.finish_reason) == ("over the ", "stop")
+
+
+def test_the_logprob_of_the_end_token_is_kept(detokenizer: Detokenizer, encode: Encode) -> None:
+    output = ChoiceOutput(detokenizer)
+    (first,) = encode("a")
+    output.push(TokenDelta(index=0, token_ids=(first,), logprobs=(TokenLogprob(first, -1.0),)))
+    output.push(TokenDelta(index=0, finish_reason="stop", stop_token_id=first, stop_logprob=TokenLogprob(first, -0.25)))
+
+    assert output.stop_logprob is not None
+    assert (output.stop_logprob.token, output.stop_logprob.logprob) == ("a", -0.25)

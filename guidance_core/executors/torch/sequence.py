@@ -57,6 +57,7 @@ class Sequence:
         self.accepting = False
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
+        self._stop_logprob: TokenLogprob | None = None
         penalised = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
         self.counts = TokenCounts(request.prompt_ids) if penalised else None
         self._seed = choice_seed(seed, index)
@@ -111,6 +112,7 @@ class Sequence:
         if token in self._end_ids:
             self.finish_reason = "stop" if self.request.grammar is None or self.accepting else "length"
             self.stop_token_id = token
+            self._stop_logprob = logprob
             return
         self._extend(token)
         self._scored += 1
@@ -177,6 +179,7 @@ class Sequence:
             logprobs=tuple(self._logprobs) if wanted else None,
             finish_reason=self.finish_reason if self.done else None,
             stop_token_id=self.stop_token_id if self.done else None,
+            stop_logprob=self._stop_logprob if self.done else None,
             guidance=guidance,
             cached_tokens=self.cached if self._first_delta else None,
         )
