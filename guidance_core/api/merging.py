@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from typing_extensions import Self
 
+from guidance_core.api.streaming import cancel
+
 T = TypeVar("T")
 
 
@@ -63,6 +65,4 @@ class Merged(Generic[T]):
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)

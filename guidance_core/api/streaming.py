@@ -70,8 +70,7 @@ async def with_fillers(items: AsyncGenerator[T, None], filler: T, *, every: floa
             yield item
     finally:
         if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
+            await cancel(upcoming)
         await items.aclose()
 
 
@@ -108,8 +107,7 @@ async def folded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, N
                 yield joined
         await task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel(task)
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -130,9 +128,15 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
             return task.result()
         raise ClientDisconnect
     finally:
+        await cancel(task, gone)
+
+
+async def cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait until they have ended, even where anyio cancels the caller again at every step."""
+    for task in tasks:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+    with anyio.CancelScope(shield=True):
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:
