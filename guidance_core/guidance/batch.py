@@ -1,7 +1,9 @@
 """The matchers of a running batch: masks, commits and forced tokens, step by step.
 
 One step is ``begin`` (masks start to be filled behind the forward pass) → ``apply`` (logits are masked) → ``commit``
-(what was sampled moves the matchers on). Nothing here is allocated per step in proportion to the vocabulary.
+(what was sampled moves the matchers on). Who samples first and asks afterwards has ``allows`` (is a token in its mask?)
+and ``mask`` (of some rows only) in the place of ``apply``. Nothing here is allocated per step in proportion to the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 
 import torch
@@ -26,6 +28,10 @@ from kernels.mask_logits import mask_logits
 
 _MATCHERS_PER_LEXER = 256
 """Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
+
+_PARALLEL_COMMIT = 64
+"""From so many tokens on, matchers consume them in parallel: one takes 1 µs, waking llguidance's threads takes 50 µs
+where cores are idle, and up to 2 ms where a forward pass has just left its own threads spinning on them."""
 
 _STOPPED_IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
 """llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
@@ -111,6 +117,7 @@ class GuidanceBatch:
         self._matchers: dict[int, LLMatcher] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
+        self._times: dict[int, GuidanceRowTimes] = {}
 
     def prepare(self, grammar: Grammar) -> bool:
         """Start compiling a grammar without blocking, and say whether `add` will not have to wait.
@@ -149,9 +156,24 @@ class GuidanceBatch:
         """
         self._settle()
         self._rows = list(rows)
+        self._times = {}
         if self._rows:
             matchers = [(self._matchers[sequence_id], index) for index, (_, sequence_id) in enumerate(self._rows)]
             self._filling = self._mask_worker.submit(self._fill, matchers)
+
+    def wait(self) -> dict[int, GuidanceRowTimes]:
+        """Wait until the masks that `begin` started are filled, and say what each cost, by sequence id."""
+        if self._filling is not None:
+            waited = time.perf_counter()
+            filling, self._filling = self._filling, None
+            share = 1 / len(self._rows)
+            mask_seconds = filling.result() * share
+            wait_seconds = min((time.perf_counter() - waited) * share, mask_seconds)
+            times = GuidanceRowTimes(mask_seconds, wait_seconds)
+            for _, sequence_id in self._rows:
+                error = self._error(sequence_id)
+                self._times[sequence_id] = times if error is None else replace(times, error=error)
+        return self._times
 
     def apply(self, logits: torch.Tensor) -> dict[int, GuidanceRowTimes]:
         """Mask the logits of the rows named in `begin`, in place; waits only for masks that are not done.
@@ -162,18 +184,35 @@ class GuidanceBatch:
         Returns:
             What each sequence's mask cost, by sequence id.
         """
-        if self._filling is None:
+        if not self._rows:
             return {}
-        waited = time.perf_counter()
-        filling, self._filling = self._filling, None
-        share = 1 / len(self._rows)
-        mask_seconds = filling.result() * share
-        wait_seconds = min((time.perf_counter() - waited) * share, mask_seconds)
-        mask_logits(logits, self._bitmask, rows=[row for row, _ in self._rows])
-        return {
-            sequence_id: GuidanceRowTimes(mask_seconds, wait_seconds, self._error(sequence_id))
-            for _, sequence_id in self._rows
-        }
+        self.mask(logits, range(len(self._rows)), [row for row, _ in self._rows])
+        return self._times
+
+    def allows(self, tokens: Sequence[int]) -> list[bool]:
+        """Whether the masks allow a token each; waits for masks that are not done.
+
+        Args:
+            tokens: a token id for each row of `begin`, in its order.
+        """
+        self.wait()
+        words = self._bitmask.numpy()
+        return [
+            token >> 5 < words.shape[1] and bool(words[index, token >> 5] >> (token & 31) & 1)
+            for index, token in enumerate(tokens)
+        ]
+
+    def mask(self, logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int]) -> None:
+        """Mask some logits, in place; waits for masks that are not done.
+
+        Args:
+            logits: float32 [rows, vocab_size].
+            chosen: which masks to apply: increasing indices into the rows of `begin`.
+            rows: the row of ``logits`` for each of ``chosen``.
+        """
+        self.wait()
+        everyone = len(chosen) == len(self._rows)
+        mask_logits(logits, self._bitmask if everyone else self._bitmask[torch.tensor(chosen)], rows=rows)
 
     def commit(self, sampled: Sequence[tuple[int, int]]) -> dict[int, Commit]:
         """Move matchers on by the sampled tokens, and by what the grammar forces after them.
@@ -187,7 +226,11 @@ class GuidanceBatch:
         if not sampled:
             return {}
         self._settle()
-        consume(self._executor, [(self._matchers[sequence_id], token) for sequence_id, token in sampled])
+        if len(sampled) < _PARALLEL_COMMIT:
+            for sequence_id, token in sampled:
+                self._matchers[sequence_id].consume_token(token)
+        else:
+            consume(self._executor, [(self._matchers[sequence_id], token) for sequence_id, token in sampled])
         return {
             sequence_id: self._standing(
                 sequence_id, () if token in self._eos else self._consume_forced(self._matchers[sequence_id])

@@ -16,8 +16,13 @@ def choice_seed(seed: int, index: int) -> int:
     return _mix((_mix(seed & _MASK) + (index + 1) * _GAMMA) & _MASK)
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), uniform to 53 bits, for the token at ``position`` of a choice's answer."""
+def uniform(seed: int, position: int, attempt: int = 0) -> float:
+    """A number in [0, 1), uniform to 53 bits, for the token at ``position`` of a choice's answer.
+
+    Each further ``attempt`` at a position has a number of its own.
+    """
+    if attempt:
+        seed = _mix((~seed + attempt * _GAMMA) & _MASK)
     return (_mix((seed + (position + 1) * _GAMMA) & _MASK) >> 11) * 2.0**-53
 
 

@@ -254,13 +254,9 @@ class Engine:
             logits = logits[sampled_rows]
         if not sampled:
             return results
-        times: dict[int, GuidanceRowTimes] = {}
-
-        def mask(logits: torch.Tensor) -> None:
-            assert self._guidance is not None
-            times.update(self._guidance.apply(logits))
-
-        samples = sample(logits, sequences, mask if guided else None)
+        masks = self._guidance if guided else None
+        samples = sample(logits, sequences, masks)
+        times = masks.wait() if masks is not None else {}
         for index, sequence, row in zip(sampled, sequences, samples, strict=True):
             results[index].sample = row
             results[index].times = times.get(sequence.id)

@@ -9,6 +9,8 @@ def test_a_number_depends_on_seed_choice_and_position_only() -> None:
     assert uniform(choice_seed(7, 1), 3) == uniform(choice_seed(7, 1), 3)
     numbers = {uniform(choice_seed(seed, index), at) for seed in (-1, 0, 1) for index in range(9) for at in range(99)}
     assert len(numbers) == 3 * 9 * 99
+    again = {uniform(choice_seed(seed, 0), at, attempt) for seed in (0, 1) for at in range(99) for attempt in (1, 2)}
+    assert len(again | numbers) == len(numbers) + 2 * 99 * 2
 
 
 def test_numbers_are_uniform_along_seeds_choices_and_positions() -> None:

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence as TokenIds
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,43 +140,99 @@ def test_end_tokens_are_forbidden_before_min_tokens() -> None:
     assert sample(logits[None].clone(), [sequence])[0].token_id == 0
 
 
-def only(*allowed: int):  # type: ignore[no-untyped-def]
-    """A mask that allows these tokens in every row."""
+class Only:
+    """Masks that allow these tokens in every row.
 
-    def mask(logits: torch.Tensor) -> None:
-        keep = logits[:, list(allowed)].clone()
-        logits.fill_(-torch.inf)
-        logits[:, list(allowed)] = keep
+    Attributes:
+        masked: how many rows have been masked.
+    """
 
-    return mask
+    def __init__(self, *allowed: int) -> None:
+        self._allowed = list(allowed)
+        self.masked = 0
+
+    def allows(self, tokens: TokenIds[int]) -> list[bool]:
+        return [token in self._allowed for token in tokens]
+
+    def mask(self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]) -> None:
+        self.masked += len(rows)
+        for row in rows:
+            keep = logits[row, self._allowed].clone()
+            logits[row] = -torch.inf
+            logits[row, self._allowed] = keep
 
 
 def guided(**sampling: object) -> Sequence:
+    """A choice under a grammar whose allowed mass is always measured."""
     sequence = choice([1], **sampling)
-    object.__setattr__(sequence.request, "grammar", GRAMMAR)
+    sequence.request = replace(sequence.request, grammar=GRAMMAR, measure_mass=True)
     return sequence
 
 
 def test_a_grammar_that_allows_only_the_end_wins_over_min_tokens() -> None:
     logits = torch.tensor([[1.0, 5.0, 5.0, 5.0]])
-    assert sample(logits.clone(), [guided(min_tokens=4)], only(0))[0] == Sample(
+    assert sample(logits.clone(), [guided(min_tokens=4)], Only(0))[0] == Sample(
         0, allowed_mass=pytest.approx(math.exp(1) / (math.exp(1) + 3 * math.exp(5)))
     )
-    assert sample(logits.clone(), [guided(min_tokens=4)], only(0, 2))[0].token_id == 2
+    assert sample(logits.clone(), [guided(min_tokens=4)], Only(0, 2))[0].token_id == 2
 
 
 def test_the_allowed_mass_is_the_models_own_probability_of_what_the_mask_allows() -> None:
     logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(3))
     expected = logits.softmax(-1)[0, [4, 9]].sum().item()
-    drawn = sample(logits.clone(), [guided(temperature=0.3, logit_bias={4: 5.0})], only(4, 9))[0]
+    drawn = sample(logits.clone(), [guided(temperature=0.3, logit_bias={4: 5.0})], Only(4, 9))[0]
     assert drawn.allowed_mass == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.99}, {}], ids=str)
 def test_what_a_mask_forbids_is_never_sampled(sampling: dict[str, float]) -> None:
     logits = torch.randn(500, 320, generator=torch.Generator().manual_seed(4)) * 3
-    samples = sample(logits, [guided(seed=seed, **sampling) for seed in range(500)], only(3, 317))
+    samples = sample(logits, [guided(seed=seed, **sampling) for seed in range(500)], Only(3, 317))
     assert set(Counter(s.token_id for s in samples)) == {3, 317}
+
+
+def test_only_a_row_whose_choice_is_forbidden_is_masked() -> None:
+    logits = torch.randn(3, 320, generator=torch.Generator().manual_seed(7))
+    likeliest = logits.argsort(-1, descending=True)
+    masks = Only(*likeliest[0, :1].tolist(), *likeliest[1, 3:4].tolist(), *likeliest[2, :1].tolist())
+    rows = [guided(), guided(), choice([1])]
+    for row in rows:
+        row.request = replace(row.request, measure_mass=False)
+        row.id = 1
+    tokens = [s.token_id for s in sample(logits.clone(), rows, masks)]
+    assert masks.allows(tokens[:2]) == [True, True]
+    assert masks.masked == 1
+    assert tokens[0] == likeliest[0, 0]
+    assert tokens[2] == likeliest[2, 0]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"top_p": 0.7}, {"min_p": 0.2}], ids=str)
+def test_draws_under_a_mask_follow_the_distribution_of_what_it_allows(sampling: dict[str, float]) -> None:
+    logits = torch.randn(48, generator=torch.Generator().manual_seed(8)) * 2
+    allowed = torch.randperm(48, generator=torch.Generator().manual_seed(9))[:12].tolist()
+    masked = torch.full_like(logits, -torch.inf)
+    masked[allowed] = logits[allowed]
+    expected = plain(masked, **sampling)  # type: ignore[arg-type]
+    choices = [guided(seed=seed, **{"temperature": 1.0, **sampling}) for seed in range(DRAWS)]
+    tokens = [s.token_id for s in sample(logits.repeat(DRAWS, 1), choices, Only(*allowed))]
+    shares = np.bincount(tokens, minlength=48) / DRAWS
+    assert np.all(shares[expected == 0] == 0)
+    assert np.abs(shares - expected).max() < 4.5 * math.sqrt(0.25 / DRAWS)
+
+
+def test_measuring_the_allowed_mass_changes_no_draw() -> None:
+    logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(10)) * 2
+    tokens = []
+    for measure_mass in (True, False):
+        rows = [guided(seed=seed, temperature=1.0) for seed in range(200)]
+        for number, row in enumerate(rows):
+            row.id = number
+            row.request = replace(row.request, measure_mass=measure_mass)
+        samples = sample(logits.clone(), rows, Only(*range(0, 64, 2)))
+        tokens.append([s.token_id for s in samples])
+        measured = sum(s.allowed_mass is not None for s in samples)
+        assert measured == 200 if measure_mass else 0 < measured < 20
+    assert tokens[0] == tokens[1]
 
 
 def test_logprobs_are_of_the_raw_logits() -> None:
