@@ -24,6 +24,7 @@ from tests.api.bento.test_disconnects import Connection, until
 from tests.api.conftest import MODEL
 from tests.api.openai.test_chat import events
 from tests.api.scripted_executor import ScriptedExecutor
+from tests.api.test_telemetry import Change
 
 NOTE = "At #: 'uniqueItems' is checked afterwards."
 SCHEMA = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
@@ -108,6 +109,18 @@ async def test_an_answer_that_fails_is_generated_again_and_counted_apart(
     assert details["attempts"] == 3
     assert details["discarded_tokens"] == tokens[BAD] + tokens["[3, 3, 3]"]
     assert details["mask_us"]["total"] == pytest.approx(10 * (tokens[GOOD] - 1))
+
+
+async def test_checks_and_attempts_are_counted(client: httpx.AsyncClient, model: Model) -> None:
+    passed, failed = (Change("guided_checks_total", result=result) for result in ("passed", "failed"))
+    choices, attempts = Change("guided_check_attempts_count"), Change("guided_check_attempts_sum")
+    generated, discarded = Change("guided_completion_tokens_total"), Change("guided_discarded_tokens_total")
+    model([BAD, BAD, GOOD], [GOOD])
+    usage = (await client.post("/v1/chat/completions", json={**CHAT, "n": 2})).json()["usage"]
+
+    assert (passed(), failed(), choices(), attempts()) == (2, 2, 2, 4)
+    assert discarded() == sum(choice["discarded_tokens"] for choice in usage["guidance"]["choices"]) > 0
+    assert generated() == usage["completion_tokens"] + discarded()
 
 
 async def test_what_still_fails_is_a_422_that_says_why_and_is_not_repeated_by_the_client(
