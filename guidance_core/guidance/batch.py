@@ -214,6 +214,20 @@ class GuidanceBatch:
         everyone = len(chosen) == len(self._rows)
         mask_logits(logits, self._bitmask if everyone else self._bitmask[torch.tensor(chosen)], rows=rows)
 
+    def mask_each(self, rows: Sequence[torch.Tensor]) -> dict[int, GuidanceRowTimes]:
+        """As `apply`, where every row of logits is a tensor of its own.
+
+        Args:
+            rows: float [at least vocab_size], one for each row of `begin`, in its order.
+
+        Returns:
+            As `apply`.
+        """
+        self.wait()
+        for index, row in enumerate(rows):
+            mask_logits(row[None], self._bitmask[index : index + 1])
+        return self._times
+
     def commit(self, sampled: Sequence[tuple[int, int]]) -> dict[int, Commit]:
         """Move matchers on by the sampled tokens, and by what the grammar forces after them.
 
