@@ -63,6 +63,9 @@ CHECK_ATTEMPTS = Histogram(
     buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32),
 )  # fmt: skip
 
+_COUNTERS = frozenset({"steps", "prompt_tokens", "cached_tokens", "sampled_tokens", "forced_tokens", "restarts"})
+_STATES = ("starting", "ready", "restarting", "failed", "stopped")
+
 
 def observe_guidance(times: GuidanceTimes) -> None:
     """What guidance did for one delta. Takes some microseconds: it runs for each token."""
@@ -73,10 +76,6 @@ def observe_guidance(times: GuidanceTimes) -> None:
         MASK_WAIT_SECONDS.observe(times.wait_seconds)
     if times.allowed_mass is not None:
         ALLOWED_MASS.observe(times.allowed_mass)
-
-
-_COUNTERS = frozenset({"steps", "prompt_tokens", "cached_tokens", "sampled_tokens", "forced_tokens", "restarts"})
-_STATES = ("starting", "ready", "restarting", "failed", "stopped")
 
 
 def executor_metrics(health: Health, stats: ExecutorStats) -> str:
