@@ -15,10 +15,7 @@ from guidance_core.api.served_model import LoadedModel
 from guidance_core.errors import AnswerRejected
 from guidance_core.generation import GenerationRequest, Grammar
 from guidance_core.grammar.check import satisfies
-from guidance_core.output import TextDelta
-
-_LONG_CHECK = 2_000
-"""Characters of answer and schema from which on checking would hold up the event loop for a millisecond."""
+from guidance_core.output import ChoiceOutput, TextDelta
 
 _PLAIN = TextOptions()
 _ONE_ATTEMPT = CheckBudget()
@@ -89,6 +86,10 @@ class Answer:
         """Tokens answered so far, all choices together, without `discarded_tokens`."""
         return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
 
+    def output(self, choice: int) -> ChoiceOutput:
+        """How a choice stands: its tokens so far, and what ended it."""
+        return self._latest[choice].outputs[choice]
+
     @property
     def guidance(self) -> list[ChoiceGuidance]:
         """What guidance did for the answered text, by choice; only if the request asks for ``measure_mass``."""
@@ -154,10 +155,8 @@ def _rejection(choice: int, attempts: int, tokens: int, failure: str) -> str:
 
 async def _check(grammar: Grammar, text: str) -> str | None:
     """Why the text does not satisfy the grammar's check, or None if it does."""
-    if len(text) + len(grammar.check or "") < _LONG_CHECK:
-        failure = satisfies(grammar, text)
-    else:
-        failure = await asyncio.to_thread(satisfies, grammar, text)
+    # A schema's patterns may take long on the shortest text.
+    failure = await asyncio.to_thread(satisfies, grammar, text)
     telemetry.CHECKS.labels("passed" if failure is None else "failed").inc()
     return failure
 
