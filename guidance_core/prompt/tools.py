@@ -1,0 +1,137 @@
+"""Tools and earlier calls, as a chat template takes them, or in words where it takes none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guidance_core.errors import InvalidRequest
+from guidance_core.prompt.messages import Message
+from guidance_core.tool_format import ToolFormat
+
+Tool = Mapping[str, Any]
+"""A tool in OpenAI's shape: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
+
+_ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def for_template(messages: Sequence[Message], tool_format: ToolFormat) -> list[dict[str, Any]]:
+    """Messages as templates that know tools expect them: arguments as objects, ids of the length they insist on.
+
+    Args:
+        messages: in OpenAI's shape, where arguments are JSON text.
+        tool_format: the model's.
+
+    Raises:
+        InvalidRequest: arguments that are not a JSON object.
+    """
+    return [_for_template(message, f"messages[{i}]", tool_format) for i, message in enumerate(messages)]
+
+
+def in_words(
+    messages: Sequence[Message], tools: Sequence[Tool], tool_format: ToolFormat, *, system_role: bool
+) -> list[dict[str, Any]]:
+    """Messages for a template that knows nothing of tools: descriptions, calls and results are written as text.
+
+    Args:
+        messages: in OpenAI's shape.
+        tools: what may be called; none, and only earlier calls and results are written out.
+        tool_format: how the model is to write calls.
+        system_role: the template knows the role ``system``; where it does not, the first message of the user tells.
+
+    Raises:
+        InvalidRequest: arguments that are not a JSON object.
+    """
+    written = [_as_text(message, f"messages[{i}]", tool_format) for i, message in enumerate(messages)]
+    if not tools:
+        return written
+    told = _description(tools, tool_format)
+    roles = ("system", "developer") if system_role else ("user",)
+    for i, message in enumerate(written):
+        if message["role"] in roles:
+            parts = [_plain(message.get("content")), told] if system_role else [told, _plain(message.get("content"))]
+            written[i] = {**message, "content": "\n\n".join(filter(None, parts))}
+            return written
+    return [{"role": roles[0], "content": told}, *written]
+
+
+def call_id(given: str, tool_format: ToolFormat) -> str:
+    """A call's id as the template takes it: another id of the right length where the client's own has a wrong one."""
+    if tool_format.call_id == 24 or (len(given) == tool_format.call_id and given.isalnum()):
+        return given
+    number = int.from_bytes(hashlib.sha256(given.encode()).digest(), "big")
+    digits = []
+    for _ in range(tool_format.call_id):
+        number, digit = divmod(number, len(_ALPHANUMERIC))
+        digits.append(_ALPHANUMERIC[digit])
+    return "".join(digits)
+
+
+def _for_template(message: Message, param: str, tool_format: ToolFormat) -> dict[str, Any]:
+    changed = dict(message)
+    if message.get("tool_calls"):
+        changed["tool_calls"] = [
+            {
+                "id": call_id(call["id"], tool_format),
+                "type": "function",
+                "function": {"name": call["function"]["name"], "arguments": arguments},
+            }
+            for call, arguments in _calls(message, param)
+        ]
+    if message.get("tool_call_id") is not None:
+        changed["tool_call_id"] = call_id(message["tool_call_id"], tool_format)
+    return changed
+
+
+def _as_text(message: Message, param: str, tool_format: ToolFormat) -> dict[str, Any]:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"Result of {message['tool_call_id']}:\n{_plain(message.get('content'))}"}
+    if not message.get("tool_calls"):
+        return dict(message)
+    calls = [
+        f"{tool_format.opener}{call['function']['name']}{tool_format.middle}"
+        f"{json.dumps(arguments, ensure_ascii=False)}{tool_format.closer}"
+        for call, arguments in _calls(message, param)
+    ]
+    text = tool_format.begin + tool_format.between.join(calls) + tool_format.end
+    return {
+        **{key: value for key, value in message.items() if key != "tool_calls"},
+        "content": "\n".join(filter(None, [_plain(message.get("content")), text])),
+    }
+
+
+def _calls(message: Message, param: str) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Each call with its arguments as an object."""
+    calls = []
+    for i, call in enumerate(message["tool_calls"]):
+        place = f"{param}.tool_calls[{i}].function.arguments"
+        try:
+            arguments = json.loads(call["function"]["arguments"] or "{}")
+        except ValueError as error:
+            raise InvalidRequest(f"'{place}' is not valid JSON: {error}.", param=place) from None
+        if not isinstance(arguments, dict):
+            raise InvalidRequest(f"'{place}' must be the text of a JSON object.", param=place)
+        calls.append((call, arguments))
+    return calls
+
+
+def _plain(content: Any) -> str:
+    """A message's content as text; parts have been checked to be text."""
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "\n".join(part["text"] for part in content)
+
+
+def _description(tools: Sequence[Tool], tool_format: ToolFormat) -> str:
+    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    form = (
+        f"{tool_format.begin}{tool_format.opener}<name>{tool_format.middle}<arguments as a JSON object>"
+        f"{tool_format.closer}{tool_format.end}"
+    )
+    return (
+        f"You can call these functions:\n\n{functions}\n\n"
+        f"To call them, answer with nothing but this:\n\n{form}\n\n"
+        "You will be told the results. Answer in words when no call is needed."
+    )
