@@ -19,11 +19,14 @@ import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar
+from guidance_core.errors import InvalidGrammar, InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.guidance.ending import Ending
+from guidance_core.guidance.shortest import STOPPED_IN_GRAMMAR, Way, shortest_answer
+from guidance_core.guidance.vocabulary import Vocabulary
 from kernels.mask_logits import mask_logits
 
 _MATCHERS_PER_LEXER = 256
@@ -32,9 +35,6 @@ _MATCHERS_PER_LEXER = 256
 _PARALLEL_COMMIT = 64
 """From so many tokens on, matchers consume them in parallel: one takes 1 µs, waking llguidance's threads takes 50 µs
 where cores are idle, and up to 2 ms where a forward pass has just left its own threads spinning on them."""
-
-_STOPPED_IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
-"""llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class _Prototype:
     """A matcher at the grammar's start, perhaps still being compiled, to be copied for each sequence."""
 
     matcher: Future[LLMatcher]
+    shortest: Future[Way | None] | None = None
     copies: int = 0
 
 
@@ -115,17 +116,22 @@ class GuidanceBatch:
         self._bitmask = torch.zeros((max_rows, words), dtype=torch.int32, pin_memory=pinned)
         self._prototypes: OrderedDict[str, _Prototype] = OrderedDict()
         self._matchers: dict[int, LLMatcher] = {}
+        self._vocabulary = Vocabulary(tokenizer, vocab_size)
+        self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
         self._times: dict[int, GuidanceRowTimes] = {}
 
-    def prepare(self, grammar: Grammar) -> bool:
+    def prepare(self, grammar: Grammar, *, complete: bool = False) -> bool:
         """Start compiling a grammar without blocking, and say whether `add` will not have to wait.
+
+        With ``complete`` a short whole answer is looked for as well, which `complete` will need.
 
         An engine calls this for requests that wait for a slot: compiling takes a millisecond or so as a rule, but up
         to a second for the largest grammars, during which no other sequence should stand still.
         """
-        return self._prototype(grammar).matcher.done()
+        prototype = self._prototype(grammar)
+        return prototype.matcher.done() and (not complete or self._shortest(prototype, grammar).done())
 
     def add(self, sequence_id: int, grammar: Grammar) -> None:
         """Start guiding a sequence.
@@ -140,13 +146,55 @@ class GuidanceBatch:
         prototype.copies += 1
         self._matchers[sequence_id] = matcher.deep_copy()
 
+    def complete(
+        self, sequence_id: int, grammar: Grammar, *, max_tokens: int, stop_token_ids: Sequence[int] = ()
+    ) -> None:
+        """Make a sequence that has been added, and not started, end inside its grammar within so many tokens.
+
+        From then on, what is sampled for it has to pass through `settle`. See `ending`.
+
+        Args:
+            sequence_id: see `add`.
+            grammar: see `add`.
+            max_tokens: most tokens of the answer, an end token included.
+            stop_token_ids: tokens that end the sequence wherever they are sampled, besides the end tokens.
+
+        Raises:
+            InvalidRequest: no answer that is known fits.
+            Unsupported: no answer was found at all.
+        """
+        way = self._shortest(self._prototype(grammar), grammar).result()
+        if way is None:
+            raise Unsupported(
+                "This grammar's answers cannot be promised to be complete: no complete answer was found to begin with. "
+                "Leave 'complete' out, or write a grammar that is easier to bring to an end.",
+                param="complete",
+            )
+        if way.cost > max_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {max_tokens}, but the shortest complete answer known takes {way.cost} tokens under "
+                f"this grammar: set it to {way.cost} or more, or leave 'complete' out.",
+                param="max_tokens",
+            )
+        needed = set(way.tokens).intersection(stop_token_ids)
+        if needed:
+            raise InvalidRequest(
+                f"stop_token_ids has {min(needed)}, a token that complete answers under this grammar are made of: "
+                "leave it out, or leave 'complete' out.",
+                param="stop_token_ids",
+            )
+        self._endings[sequence_id] = Ending(
+            self._matchers[sequence_id], way, max_tokens, self._vocabulary, stop_token_ids
+        )
+
     def remove(self, sequence_id: int) -> None:
         """Forget a sequence, at any time between two steps' calls. Unknown ids are ignored."""
         self._matchers.pop(sequence_id, None)
+        self._endings.pop(sequence_id, None)
 
     def start(self, sequence_id: int) -> Commit:
         """Where a new sequence stands before anything is sampled, with what the grammar forces at once."""
-        return self._standing(sequence_id, self._consume_forced(self._matchers[sequence_id]))
+        return self._standing(sequence_id, self._consume_forced(sequence_id))
 
     def begin(self, rows: Sequence[tuple[int, int]]) -> None:
         """Start filling masks behind the forward pass.
@@ -228,6 +276,23 @@ class GuidanceBatch:
             mask_logits(row[None], self._bitmask[index : index + 1])
         return self._times
 
+    def settle(self, chosen: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """What to take where these tokens were sampled: themselves, unless a sequence that must be `complete` could
+        then not end in time; before `commit`, which must get the tokens that were settled last.
+
+        Args:
+            chosen: indices into the rows of `begin`.
+            tokens: for each of ``chosen``, a token that its mask allows.
+        """
+        if not self._endings:
+            return list(tokens)
+        self.wait()
+        settled = []
+        for index, token in zip(chosen, tokens, strict=True):
+            ending = self._endings.get(self._rows[index][1])
+            settled.append(token if ending is None else ending.settle(token))
+        return settled
+
     def commit(self, sampled: Sequence[tuple[int, int]]) -> dict[int, Commit]:
         """Move matchers on by the sampled tokens, and by what the grammar forces after them.
 
@@ -245,10 +310,11 @@ class GuidanceBatch:
                 self._matchers[sequence_id].consume_token(token)
         else:
             consume(self._executor, [(self._matchers[sequence_id], token) for sequence_id, token in sampled])
+        for sequence_id, token in sampled:
+            if sequence_id in self._endings and token not in self._eos:
+                self._endings[sequence_id].commit()
         return {
-            sequence_id: self._standing(
-                sequence_id, () if token in self._eos else self._consume_forced(self._matchers[sequence_id])
-            )
+            sequence_id: self._standing(sequence_id, () if token in self._eos else self._consume_forced(sequence_id))
             for sequence_id, token in sampled
         }
 
@@ -260,12 +326,21 @@ class GuidanceBatch:
     def _prototype(self, grammar: Grammar) -> _Prototype:
         prototype = self._prototypes.get(grammar.key)
         if prototype is None or prototype.copies >= _MATCHERS_PER_LEXER:
-            prototype = _Prototype(self._compile_worker.submit(self._compile, grammar.source))
+            shortest = None if prototype is None else prototype.shortest
+            prototype = _Prototype(self._compile_worker.submit(self._compile, grammar.source), shortest)
             self._prototypes[grammar.key] = prototype
         self._prototypes.move_to_end(grammar.key)
         while len(self._prototypes) > max(1, self._settings.cache_size):
             self._prototypes.popitem(last=False)
         return prototype
+
+    def _shortest(self, prototype: _Prototype, grammar: Grammar) -> Future[Way | None]:
+        if prototype.shortest is None:
+            # In the thread that compiles, which by then has the matcher.
+            prototype.shortest = self._compile_worker.submit(
+                lambda: shortest_answer(prototype.matcher.result(), grammar, self._vocabulary)
+            )
+        return prototype.shortest
 
     def _standing(self, sequence_id: int, forced: tuple[int, ...]) -> Commit:
         matcher = self._matchers[sequence_id]
@@ -275,19 +350,22 @@ class GuidanceBatch:
         stopped = matcher.is_stopped()
         return Commit(forced, stopped=stopped, accepting=stopped or matcher.is_accepting())
 
-    def _consume_forced(self, matcher: LLMatcher) -> tuple[int, ...]:
+    def _consume_forced(self, sequence_id: int) -> tuple[int, ...]:
+        matcher, ending = self._matchers[sequence_id], self._endings.get(sequence_id)
         if not self._settings.forced_tokens or matcher.is_stopped():
             return ()
         forced = matcher.compute_ff_tokens()
         # An end token is the engine's to sample; a token wider than the logits cannot be fed to the model.
         usable = next((i for i, t in enumerate(forced) if t in self._eos or t >= self._vocab_size), len(forced))
-        return tuple(forced[: matcher.try_consume_tokens(forced[:usable])]) if usable else ()
+        if not usable or (ending is not None and not ending.take_forced(forced[:usable])):
+            return ()
+        return tuple(forced[: matcher.try_consume_tokens(forced[:usable])])
 
     def _error(self, sequence_id: int) -> str | None:
         matcher = self._matchers[sequence_id]
         if matcher.is_error():
             return matcher.get_error().removesuffix("<non-verbose/>").strip()
-        if matcher.is_stopped() and matcher.stop_reason() not in _STOPPED_IN_GRAMMAR:
+        if matcher.is_stopped() and matcher.stop_reason() not in STOPPED_IN_GRAMMAR:
             return f"llguidance gave up: {matcher.stop_reason()}"
         return None
 
@@ -304,4 +382,18 @@ class GuidanceBatch:
         start = time.perf_counter()
         rows, words = self._bitmask.shape
         self._executor.unsafe_compute_mask_ptr(matchers, self._bitmask.data_ptr(), words * 4, rows)
+        if self._endings:
+            self._narrow()
         return time.perf_counter() - start
+
+    def _narrow(self) -> None:
+        """Leave in the masks of sequences that have no token to spare only what leads to an end."""
+        masks = self._bitmask.numpy()
+        for index, (_, sequence_id) in enumerate(self._rows):
+            ending = self._endings.get(sequence_id)
+            allowed = None if ending is None else ending.narrow()
+            if allowed is not None:
+                masks[index] = 0
+                bits = masks[index].view("uint32")
+                for token in allowed:
+                    bits[token >> 5] |= 1 << (token & 31)
