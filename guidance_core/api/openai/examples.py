@@ -35,6 +35,13 @@ CHAT: dict[str, dict[str, Any]] = {
         response_format={"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": _PERSON}},
     ),
     "regular expression": _chat("Is water wet?", response_format={"type": "regex", "regex": "yes|no"}),
+    "an ending that fits, and what guidance did": _chat(
+        "Describe the sea.",
+        max_tokens=24,
+        response_format={"type": "regex", "regex": "[A-Z][a-z ,]{10,400}[.]"},
+        fit_to_max_tokens=True,
+        include_guidance=True,
+    ),
     "stream": _chat("What is the capital of France?", max_tokens=32, stream=True),
 }
 
