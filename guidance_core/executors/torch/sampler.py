@@ -78,19 +78,19 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence], masks: Masks | None 
         masks.mask(logits, masked, [guided[index] for index in masked])
     _add_biases(logits, sequences)
     _penalise(logits, sequences)
-    _forbid_ends(logits, sequences)
     _scale(logits, sequences)
+    ends = _forbid_ends(logits, sequences)
 
-    tokens, peaks = _choose(logits, sequences, attempt=0)
-    if masks is not None and unmasked:
+    tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
+    if masks is not None:
         allowed = masks.allows([tokens[row] for row in guided])
         refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
-        if refused:
-            rows = [guided[index] for index in refused]
-            masks.mask(logits, refused, rows)
-            chosen = _choose(_rows(logits, rows), [sequences[row] for row in rows], attempt=1)
-            for row, token, peak in zip(rows, *chosen, strict=True):
-                tokens[row], peaks[row] = token, peak
+        _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
+        # A grammar may allow nothing but the end: then the end it is.
+        stuck = [i for i, row in enumerate(guided) if peaks[row] == -math.inf and sequences[row].forbidden_ends()]
+        if stuck and ends is not None:
+            logits.view(-1)[ends[0]] = ends[1]
+            _choose_again(logits, sequences, guided, stuck, masks, tokens, peaks, attempt=2)
     logprobs: dict[int, TokenLogprob] = {}
     if raw is not None:
         top = [sequences[row].sampling.logprobs or 0 for row in scored]
@@ -110,7 +110,7 @@ def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     cut = sampling.temperature > 0 and (
         sampling.top_p < 1 or 0 < sampling.top_k < logits.shape[1] or sampling.min_p > 0
     )
-    return logits.device.type == "cpu" and not cut and not sequence.forbidden_ends()
+    return logits.device.type == "cpu" and not cut
 
 
 def _allowed_masses(
@@ -127,17 +127,40 @@ def _allowed_masses(
     return {row: mass for row, mass in zip(rows, masses, strict=True) if not math.isnan(mass)}
 
 
-def _choose(logits: torch.Tensor, sequences: Rows[Sequence], attempt: int) -> tuple[list[int], list[float]]:
-    """A token of each row, and the row's highest logit; ``attempt`` counts how often the position was drawn before."""
+def _choose(
+    logits: torch.Tensor, sequences: Rows[Sequence], rows: Rows[int], attempt: int
+) -> tuple[list[int], list[float]]:
+    """A token of each of the rows, and its highest logit; ``attempt`` counts how often it was drawn before."""
+    logits = _rows(logits, rows)
     likeliest, tokens_tensor = _argmax(logits)
     tokens: list[int] = tokens_tensor.tolist()
     peaks: list[float] = likeliest.tolist()
-    random = [row for row, s in enumerate(sequences) if s.sampling.temperature > 0 and math.isfinite(peaks[row])]
+    random = [at for at, row in enumerate(rows) if sequences[row].sampling.temperature > 0 and math.isfinite(peaks[at])]
     if random:
-        drawn = _draw(_rows(logits, random), [sequences[row] for row in random], attempt)
-        for row, token in zip(random, drawn, strict=True):
-            tokens[row] = token
+        drawn = _draw(_rows(logits, random), [sequences[rows[at]] for at in random], attempt)
+        for at, token in zip(random, drawn, strict=True):
+            tokens[at] = token
     return tokens, peaks
+
+
+def _choose_again(
+    logits: torch.Tensor,
+    sequences: Rows[Sequence],
+    guided: list[int],
+    chosen: list[int],
+    masks: Masks,
+    tokens: list[int],
+    peaks: list[float],
+    *,
+    attempt: int,
+) -> None:
+    """Mask some of the rows under a grammar (``chosen`` are indices into ``guided``) and choose their tokens anew."""
+    if not chosen:
+        return
+    rows = [guided[index] for index in chosen]
+    masks.mask(logits, chosen, rows)
+    for row, token, peak in zip(rows, *_choose(logits, sequences, rows, attempt), strict=True):
+        tokens[row], peaks[row] = token, peak
 
 
 def _error(peak: float, logprob: TokenLogprob | None) -> str | None:
@@ -148,9 +171,9 @@ def _error(peak: float, logprob: TokenLogprob | None) -> str | None:
     return None
 
 
-def _rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+def _rows(logits: torch.Tensor, rows: Rows[int]) -> torch.Tensor:
     """Some rows; a copy only where they are not all."""
-    return logits if len(rows) == logits.shape[0] else logits[rows]
+    return logits if len(rows) == logits.shape[0] else logits[list(rows)]
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
@@ -204,20 +227,16 @@ def _penalise(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
     flat[indices] = values - presence * (seen > 0) - frequency * seen
 
 
-def _forbid_ends(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+def _forbid_ends(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Forbid end tokens where they must not come yet; indices into ``logits.view(-1)`` and what was there before."""
     rows = [row for row, s in enumerate(sequences) if s.forbidden_ends()]
     if not rows:
-        return
-    ends = [torch.tensor(sequences[row].forbidden_ends()) for row in rows]
-    indices = _flat(logits, rows, ends)
+        return None
+    indices = _flat(logits, rows, [torch.tensor(sequences[row].forbidden_ends()) for row in rows])
     flat = logits.view(-1)
     before = flat[indices]
     flat[indices] = -torch.inf
-    # A grammar may allow nothing but the end: then the end it is.
-    stuck = (logits[rows].amax(-1) == -torch.inf).repeat_interleave(
-        torch.tensor([len(e) for e in ends], device=logits.device)
-    )
-    flat[indices] = torch.where(stuck, before, flat[indices])
+    return indices, before
 
 
 def _scale(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
