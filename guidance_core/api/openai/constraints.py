@@ -36,7 +36,7 @@ class JsonObjectFormat(BaseModel):
 
 
 Strictness = Annotated[
-    bool | Literal["exact"],
+    bool | Literal["exact"] | None,
     Field(
         description="The schema is enforced in full, whatever is said here. `exact` refuses a schema of which a part "
         "can only be checked on the whole answer, and names the part."
@@ -51,7 +51,7 @@ class NamedSchema(BaseModel):
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     schema_: JsonSchema = Field(alias="schema")
-    strict: Strictness | None = None
+    strict: Strictness = None
 
 
 class JsonSchemaFormat(BaseModel):
@@ -101,7 +101,7 @@ class StructuredOutputs(BaseModel):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
-    strict: Strictness | None = None
+    strict: Strictness = None
 
 
 class ConstraintFields(BaseModel):
@@ -112,7 +112,7 @@ class ConstraintFields(BaseModel):
     )
     structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM's clients write it.")
     guided_json: dict[str, Any] | str | None = Field(None, description="The same, as vLLM's older clients write it.")
-    guided_strict: Strictness | None = None
+    guided_strict: Strictness = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = Field(None, description="Lark, or llama.cpp's GBNF.")
