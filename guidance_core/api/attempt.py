@@ -23,6 +23,7 @@ class TextOptions:
 
     skip_special_tokens: bool = True
     keep_leading_space: bool = False
+    include_stop_string: bool = False
 
 
 class Attempt:
@@ -54,6 +55,7 @@ class Attempt:
                 stop=stop,
                 skip_special_tokens=text.skip_special_tokens,
                 keep_leading_space=text.keep_leading_space,
+                include_stop_string=text.include_stop_string,
                 in_grammar=in_grammar,
             )
             for choice in choices

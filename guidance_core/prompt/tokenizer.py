@@ -79,6 +79,7 @@ class PromptTokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
         variables: Mapping[str, Any] | None = None,
         context: int | None = None,
     ) -> tuple[int, ...]:
@@ -88,6 +89,8 @@ class PromptTokenizer:
             messages: the conversation, as JSON.
             tools: tool descriptions, as JSON schemas in OpenAI's shape.
             add_generation_prompt: end with what starts the assistant's turn.
+            add_special_tokens: let the tokenizer add what it adds by itself, on top of what the template writes: a
+                second BOS harms most models.
             variables: further template variables (vLLM's ``chat_template_kwargs``).
             context: the model's context in tokens: what cannot fit by far is refused before it is tokenised.
 
@@ -119,8 +122,7 @@ class PromptTokenizer:
             variables=variables,
             max_chars=None if context is None else context * self._longest_token,
         )
-        # The template writes the special tokens itself: the tokenizer adds none (a second BOS harms most models).
-        return self._encode(text, add_special_tokens=False, param="messages")
+        return self._encode(text, add_special_tokens=add_special_tokens, param="messages")
 
     def instruction(
         self, prompt: str, *, system_prompt: str | None = None, context: int | None = None
@@ -131,7 +133,9 @@ class PromptTokenizer:
             messages.insert(0, {"role": "system", "content": system_prompt})
         return self.chat(messages, context=context)
 
-    def completion(self, prompt: str | Sequence[int], *, context: int | None = None) -> tuple[int, ...]:
+    def completion(
+        self, prompt: str | Sequence[int], *, add_special_tokens: bool = True, context: int | None = None
+    ) -> tuple[int, ...]:
         """The token ids of a plain prompt.
 
         Text gets the special tokens that the tokenizer adds by itself, except a second BOS where the text already
@@ -139,6 +143,7 @@ class PromptTokenizer:
 
         Args:
             prompt: text, or token ids.
+            add_special_tokens: false leaves the text as it is.
             context: as in `chat`.
 
         Raises:
@@ -153,8 +158,8 @@ class PromptTokenizer:
                 "hold: shorten it.",
                 param="prompt",
             )
-        ids = self._encode(prompt, add_special_tokens=True, param="prompt")
-        if self._bos_id is not None and ids[:2] == (self._bos_id, self._bos_id):
+        ids = self._encode(prompt, add_special_tokens=add_special_tokens, param="prompt")
+        if add_special_tokens and self._bos_id is not None and ids[:2] == (self._bos_id, self._bos_id):
             return ids[1:]
         return ids
 

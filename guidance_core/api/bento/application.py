@@ -21,7 +21,8 @@ from starlette.responses import Response
 
 from guidance_core.api.bento.middleware import RequestMiddleware
 from guidance_core.api.bento.openapi import described
-from guidance_core.api.openai.errors import error_response, failure_response, http_error_response
+from guidance_core.api.dialects import http_failure
+from guidance_core.api.openai.errors import error_response, failure_response
 from guidance_core.api.streaming import unless_disconnected
 from guidance_core.config import load_settings
 from guidance_core.errors import RequestError
@@ -41,7 +42,7 @@ class OpenAIService(bentoml.Service[T]):
         self.inject_config()
         _log_as_bentoml()
         app = cast(Starlette, _AppFactory(self, is_main=is_main)())
-        app.add_exception_handler(HTTPException, http_error_response)
+        app.add_exception_handler(HTTPException, http_failure)
         app.add_exception_handler(RequestError, _request_error)
         app.add_exception_handler(Exception, _unexpected_error)
         app.add_middleware(RequestMiddleware, max_body_bytes=load_settings().server.max_body_bytes)

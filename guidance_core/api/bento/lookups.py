@@ -1,4 +1,4 @@
-"""The GET endpoints, as a Starlette application: `@bentoml.api` methods answer POST only."""
+"""What `@bentoml.api` methods cannot be, as a Starlette application: the GET endpoints, and those of other dialects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from guidance_core.api.openai.errors import failure_response, http_error_response
+from guidance_core.api.dialects import ENDPOINTS, http_failure
+from guidance_core.api.openai.errors import failure_response
 from guidance_core.api.served_model import ServedModel
 from guidance_core.errors import ModelNotFound
 
@@ -24,8 +25,9 @@ def lookups() -> Starlette:
             Route("/v1/health/live", _live),
             Route("/v1/health/ready", _ready),
             Route("/v1/health/model", _model_health),
+            *(endpoint.route() for endpoint in ENDPOINTS),
         ],
-        exception_handlers={HTTPException: http_error_response},
+        exception_handlers={HTTPException: http_failure},
     )
 
 

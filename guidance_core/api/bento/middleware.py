@@ -6,10 +6,11 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guidance_core import telemetry
-from guidance_core.api.openai.errors import failure_response
+from guidance_core.api.dialects import ENDPOINTS
 from guidance_core.errors import RequestTooLarge
 
 ROUTES = frozenset(
@@ -32,6 +33,8 @@ ROUTES = frozenset(
 )
 """Paths that metrics know by name."""
 
+_PATTERNS = {endpoint.path: compile_path(endpoint.path)[0] for endpoint in ENDPOINTS}
+
 
 class RequestMiddleware:
     """Gives each answer an ``x-request-id``, refuses large bodies, and counts."""
@@ -49,10 +52,14 @@ class RequestMiddleware:
         started = time.perf_counter()
         request_id = f"req_{uuid.uuid4().hex}"
         status = 500
+        declared = Headers(scope=scope).get("content-length", "")
         received = 0
 
         async def limited_receive() -> Message:
             nonlocal received
+            # Raised where the body is read, so that the endpoint writes it in its own shape.
+            if declared.isdecimal() and int(declared) > self.max_body_bytes:
+                raise self._too_large()
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
@@ -70,11 +77,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            length = Headers(scope=scope).get("content-length", "")
-            if length.isdecimal() and int(length) > self.max_body_bytes:
-                await failure_response(self._too_large())(scope, receive, observed_send)
-            else:
-                await self.app(scope, limited_receive, observed_send)
+            await self.app(scope, limited_receive, observed_send)
         finally:
             route = route_of(scope["path"])
             telemetry.HTTP_REQUESTS.labels(route, str(status)).inc()
@@ -88,4 +91,6 @@ def route_of(path: str) -> str:
     """A path as metrics name it."""
     if path in ROUTES:
         return path
-    return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+    if path.startswith("/v1/models/"):
+        return "/v1/models/{model}"
+    return next((name for name, pattern in _PATTERNS.items() if pattern.match(path)), "other")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from guidance_core.api.events import event_stream as guarded_stream
 from guidance_core.api.openai.bodies import StreamOptions
-from guidance_core.api.openai.errors import error_object, failure_object
-from guidance_core.api.streaming import ClosingStream, folded, with_fillers
+from guidance_core.api.openai.errors import failure_object
+from guidance_core.api.streaming import ClosingStream
 from guidance_core.errors import RequestError
-
-logger = logging.getLogger(__name__)
 
 # ASCII only: clients exist that end a line at U+2028 (httpx's `iter_lines` is one), where SSE does not.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -53,36 +51,10 @@ class ChunkWriter:
 _PADDED_LENGTH = 128
 
 
-_CHECKING = b": checking\n\n"
-
-
 def event_stream(events: AsyncGenerator[bytes, None], *, choices: int, comments_every: float | None) -> ClosingStream:
-    """The answer that writes these events.
-
-    Args:
-        events: failures and all.
-        choices: how many choices they tell of. Of several, what comes in one step is written at once.
-        comments_every: seconds of silence after which a comment is written, which clients ignore and which keeps
-            proxies from closing the connection; None for never.
-    """
-    events = _guarded(events)
-    if comments_every is not None:
-        events = with_fillers(events, _CHECKING, every=comments_every)
-    if choices > 1:
-        events = folded(events)
-    return ClosingStream(events, "text/event-stream")
+    """The answer that writes these events, as `api.events` does; after an error event there is no ``[DONE]``."""
+    return guarded_stream(events, failure=_failure, choices=choices, comments_every=comments_every)
 
 
-async def _guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same events; a failure becomes an error event, after which there is no ``[DONE]``."""
-    try:
-        async for event in events:
-            yield event
-    except RequestError as error:
-        yield f"data: {_encode(failure_object(error))}\n\n".encode("ascii")
-    except Exception:
-        logger.exception("A stream failed")
-        failure = error_object(500, "The service failed; its log says why.", code="internal_error")
-        yield f"data: {_encode(failure)}\n\n".encode("ascii")
-    finally:
-        await events.aclose()
+def _failure(error: RequestError) -> bytes:
+    return f"data: {_encode(failure_object(error))}\n\n".encode("ascii")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 
-from guidance_core import telemetry
+from guidance_core.api.constrained import compiled
 from guidance_core.api.openai.bodies import GenerationBody
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import GuidanceSettings, ServerSettings
-from guidance_core.errors import ContextLengthExceeded, InvalidGrammar, InvalidRequest, Unsupported
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
 from guidance_core.grammar.compiler import Compilation
 
@@ -26,23 +26,7 @@ async def compilation_of(model: LoadedModel, settings: GuidanceSettings, body: G
     found = constraint_of(body)
     if found is None:
         return None
-    kind = found.constraint.kind
-    try:
-        compilation = await model.grammars.compile(found.constraint, param=found.param)
-    except InvalidGrammar:
-        telemetry.CONSTRAINTS.labels(kind, "refused").inc()
-        raise
-    grammar = compilation.grammar
-    telemetry.CONSTRAINTS.labels(kind, grammar.route).inc()
-    telemetry.GRAMMAR_SECONDS.labels(kind).observe(compilation.seconds)
-    telemetry.GRAMMAR_CACHE.labels("hit" if compilation.cached else "miss").inc()
-    if body.stream and grammar.route == "checked" and settings.checked_streams == "refuse":
-        raise Unsupported(
-            "This schema can only be checked on the whole answer, and this service does not hold streams back: leave "
-            f"'stream' out, or change the schema: {' '.join(grammar.notes)}",
-            param="stream",
-        )
-    return compilation
+    return await compiled(model, settings, found.constraint, param=found.param, stream=body.stream)
 
 
 def check_budget(settings: GuidanceSettings, body: GenerationBody) -> CheckBudget:

@@ -1,0 +1,23 @@
+"""Every endpoint of the dialects that are not OpenAI's."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from guidance_core.api import tgi, tokenizer
+from guidance_core.api.openai.errors import http_error_response
+
+ENDPOINTS = (*tokenizer.ENDPOINTS, *tgi.ENDPOINTS)
+
+_DIALECTS = tuple({endpoint.dialect.name: endpoint.dialect for endpoint in ENDPOINTS}.values())
+
+
+async def http_failure(request: Request, error: Exception) -> Response:
+    """The answer to a request that no endpoint takes, in the shape of the dialect that the path belongs to."""
+    assert isinstance(error, HTTPException)
+    for dialect in _DIALECTS:
+        if dialect.owns(request.url.path):
+            return dialect.http_failure(request, error)
+    return await http_error_response(request, error)

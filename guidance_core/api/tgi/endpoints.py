@@ -1,0 +1,182 @@
+"""The endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from guidance_core.api.endpoint import Dialect, Endpoint
+from guidance_core.api.events import event_stream
+from guidance_core.api.served_model import ServedModel
+from guidance_core.api.streaming import started
+from guidance_core.api.tgi.answers import TokenWriter, Whole, event, stream_events, wholes
+from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
+from guidance_core.api.tgi.errors import error_response, failure_object
+from guidance_core.api.tgi.requests import seeded_answers
+from guidance_core.errors import ExecutorUnavailable
+from guidance_core.output.stop_strings import MAX_STOP_STRINGS
+
+_API_VERSION = "3.3.6"
+"""The release of text-generation-inference whose API this is."""
+
+
+async def compat_generate(served: ServedModel, request: Request) -> Response:
+    """`generate_stream` with ``stream``, else `generate` in a list."""
+    body = await CompatGenerateBody.from_http_request(request, None)
+    return await _streamed(served, body) if body.stream else JSONResponse([await _generated(served, body)])
+
+
+async def generate(served: ServedModel, request: Request) -> Response:
+    """Continue a prompt."""
+    return JSONResponse(await _generated(served, await GenerateBody.from_http_request(request, None)))
+
+
+async def generate_stream(served: ServedModel, request: Request) -> Response:
+    """Continue a prompt, token by token."""
+    return await _streamed(served, await GenerateBody.from_http_request(request, None))
+
+
+async def _generated(served: ServedModel, body: GenerateBody) -> dict[str, Any]:
+    answers = await seeded_answers(served, body, stream=False)
+    with_tokens = body.parameters.details or len(answers) > 1
+    finished = await wholes(answers, served.get(), with_tokens=with_tokens)
+    best, *others = sorted(finished, key=Whole.mean_logprob, reverse=True)
+    prompt = _full_text_prompt(body)
+    generated = {"generated_text": prompt + best.output.text}
+    if not body.parameters.details:
+        return generated
+    details = best.details()
+    if others:
+        details["best_of_sequences"] = [
+            {"generated_text": prompt + other.output.text, **other.details()} for other in others
+        ]
+    return {**generated, "details": details}
+
+
+async def _streamed(served: ServedModel, body: GenerateBody) -> Response:
+    (seeded,) = await seeded_answers(served, body, stream=True)
+    pieces = await started(seeded.answer.pieces())
+    events = stream_events(
+        seeded,
+        pieces,
+        TokenWriter(served.get()),
+        prompt=_full_text_prompt(body),
+        details=body.parameters.details,
+    )
+    return event_stream(
+        events,
+        failure=lambda error: event(failure_object(error)),
+        choices=1,
+        comments_every=served.settings.guidance.held_stream_comments if seeded.answer.held else None,
+    )
+
+
+def _full_text_prompt(body: GenerateBody) -> str:
+    return body.inputs if body.parameters.return_full_text else ""
+
+
+async def info(served: ServedModel, request: Request) -> Response:
+    """What is served, and its limits."""
+    model = served.get()
+    settings, context = served.settings, model.executor.limits().max_model_len
+    return JSONResponse(
+        {
+            "model_id": served.name,
+            "model_sha": model.fingerprint,
+            "model_pipeline_tag": None,
+            "max_concurrent_requests": served.stats().slots + settings.server.max_queue_size,
+            "max_best_of": settings.server.max_choices,
+            "max_stop_sequences": MAX_STOP_STRINGS,
+            "max_input_tokens": context - 1,
+            "max_total_tokens": context,
+            "validation_workers": 1,
+            "max_client_batch_size": 1,
+            "router": "guided-trtllm",
+            "version": _API_VERSION,
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
+async def health(served: ServedModel, request: Request) -> Response:
+    """200 with no body while requests are answered."""
+    state = served.health()
+    if state.state != "ready":
+        raise ExecutorUnavailable(state.detail)
+    return Response()
+
+
+DIALECT = Dialect("Text Generation Inference", "/tgi", error_response)
+
+_PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+_EXAMPLES = {
+    "plain": {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8, "details": True}},
+    "JSON schema": {
+        "inputs": "A person as JSON: ",
+        "parameters": {"max_new_tokens": 64, "grammar": {"type": "json", "value": _PERSON}},
+    },
+    "regular expression": {
+        "inputs": "An ISO date: ",
+        "parameters": {"max_new_tokens": 16, "grammar": {"type": "regex", "value": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}},
+    },
+}
+
+ENDPOINTS = (
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/generate",
+        "tgi_generate",
+        "Continue a prompt.",
+        generate,
+        body=GenerateBody,
+        examples=_EXAMPLES,
+    ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/generate_stream",
+        "tgi_generate_stream",
+        "Continue a prompt, as server-sent events.",
+        generate_stream,
+        body=GenerateBody,
+        examples=_EXAMPLES,
+        media_type="text/event-stream",
+    ),
+    *(
+        Endpoint(
+            DIALECT,
+            "POST",
+            path,
+            name,
+            "Continue a prompt: with `stream` as server-sent events, else as a list of one answer.",
+            compat_generate,
+            body=CompatGenerateBody,
+            examples=_EXAMPLES,
+        )
+        # Clients post to their base URL as they were given it.
+        for path, name in (("/tgi", "tgi"), ("/tgi/", "tgi_slash"))
+    ),
+    Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
+    Endpoint(
+        DIALECT,
+        "GET",
+        "/tgi/health",
+        "tgi_health",
+        "Whether requests are answered now; 503 while the model loads.",
+        health,
+        media_type=None,
+    ),
+)

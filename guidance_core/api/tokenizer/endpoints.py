@@ -1,0 +1,96 @@
+"""The two endpoints; failures have OpenAI's shape, as vLLM's have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from guidance_core.api.endpoint import Dialect, Endpoint
+from guidance_core.api.openai.errors import error_response
+from guidance_core.api.served_model import LoadedModel, ServedModel
+from guidance_core.api.tokenizer.bodies import DetokenizeBody, TokenizeBody
+from guidance_core.api.tokenizing import off_the_loop
+from guidance_core.errors import InvalidRequest
+
+
+async def tokenize(served: ServedModel, request: Request) -> Response:
+    """Text → token ids."""
+    body = await TokenizeBody.from_http_request(request, None)
+    model = served.get(body.model)
+    tokens = await _tokens(model, body)
+    tokenizer = model.prompts.tokenizer
+    return JSONResponse(
+        {
+            "count": len(tokens),
+            "max_model_len": model.executor.limits().max_model_len,
+            "tokens": list(tokens),
+            "token_strs": [tokenizer.id_to_token(token) for token in tokens] if body.return_token_strs else None,
+        }
+    )
+
+
+async def _tokens(model: LoadedModel, body: TokenizeBody) -> tuple[int, ...]:
+    if body.prompt is not None:
+        prompt, special = body.prompt, body.add_special_tokens is not False
+        return await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, add_special_tokens=special))
+    messages: list[dict[str, Any]] = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+    return await off_the_loop(
+        sum(len(str(message["content"])) for message in messages if message.get("content") is not None),
+        lambda: model.prompts.chat(
+            messages,
+            tools=body.tools,
+            add_generation_prompt=body.add_generation_prompt is not False,
+            add_special_tokens=body.add_special_tokens is True,
+            variables=body.chat_template_kwargs,
+            context=model.executor.limits().max_model_len,
+        ),
+    )
+
+
+async def detokenize(served: ServedModel, request: Request) -> Response:
+    """Token ids → text, special tokens spelled out."""
+    body = await DetokenizeBody.from_http_request(request, None)
+    model = served.get(body.model)
+
+    def decode() -> str:
+        for i, token in enumerate(body.tokens):
+            if token > _LARGEST_ID or model.prompts.tokenizer.id_to_token(token) is None:
+                raise InvalidRequest(f"'tokens[{i}]' is {token}, which is no token of the model.", param="tokens")
+        stream = model.detokenizer.stream(skip_special_tokens=False, keep_leading_space=False)
+        return "".join([stream.push(token) for token in body.tokens]) + stream.finish()
+
+    return JSONResponse({"prompt": await off_the_loop(len(body.tokens), decode)})
+
+
+_LARGEST_ID = 2**32 - 1
+"""That `tokenizers` takes."""
+
+DIALECT = Dialect("Tokenizer (vLLM)", "", error_response)
+
+ENDPOINTS = (
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tokenize",
+        "tokenize",
+        "Turn a prompt or a conversation into token ids.",
+        tokenize,
+        body=TokenizeBody,
+        examples={
+            "prompt": {"prompt": "The capital of France is", "return_token_strs": True},
+            "messages": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        },
+    ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/detokenize",
+        "detokenize",
+        "Turn token ids into text.",
+        detokenize,
+        body=DetokenizeBody,
+        examples={"plain": {"tokens": [504, 3575, 282, 4649, 314]}},
+    ),
+)
