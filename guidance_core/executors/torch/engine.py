@@ -146,7 +146,11 @@ class Engine:
         """Queue the requests that have no grammar or whose grammar is compiled; the others do not hold them up."""
         compiling: deque[tuple[int, GenerationRequest]] = deque()
         for key, request in self._compiling:
-            if request.grammar is None or self._guidance is None or self._guidance.prepare(request.grammar):
+            if (
+                request.grammar is None
+                or self._guidance is None
+                or self._guidance.prepare(request.grammar, complete=request.complete)
+            ):
                 try:
                     self._enqueue(key, request)
                 except RequestError as error:
@@ -169,6 +173,13 @@ class Engine:
             if request.grammar is not None:
                 assert self._guidance is not None, "check() refuses grammars where there is no guidance"
                 self._guidance.add(sequence.id, request.grammar)
+                if request.complete:
+                    self._guidance.complete(
+                        sequence.id,
+                        request.grammar,
+                        max_tokens=request.sampling.max_tokens,
+                        stop_token_ids=request.sampling.stop_token_ids,
+                    )
                 start = self._guidance.start(sequence.id)
                 if start.error is not None:
                     raise GenerationFailed(f"The grammar failed: {start.error}")

@@ -28,6 +28,9 @@ from guidance_core.generation import TokenLogprob
 
 _CANDIDATES = 256
 _MORE_CANDIDATES = 16
+_MORE_DRAWS = 2
+"""How often another token is drawn in the place of one after which an answer could not end in time."""
+
 _LOWEST_TEMPERATURE = 1e-6
 """Below this, a difference that float32 logits can show decides everything; dividing by less could overflow."""
 
@@ -40,6 +43,9 @@ class Masks(Protocol):
 
     def mask(self, logits: torch.Tensor, chosen: Rows[int], rows: Rows[int]) -> None:
         """See `GuidanceBatch.mask`."""
+
+    def settle(self, chosen: Rows[int], tokens: Rows[int]) -> list[int]:
+        """See `GuidanceBatch.settle`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence], masks: Masks | None 
         if stuck and ends is not None:
             logits.view(-1)[ends[0]] = ends[1]
             _choose_again(logits, sequences, guided, stuck, masks, tokens, peaks, attempt=2)
+    if masks is not None and any(s.request.complete for s in sequences):
+        _settle(logits, sequences, guided, masks, tokens, peaks)
     logprobs: dict[int, TokenLogprob] = {}
     if raw is not None:
         top = [sequences[row].sampling.logprobs or 0 for row in scored]
@@ -161,6 +169,38 @@ def _choose_again(
     masks.mask(logits, chosen, rows)
     for row, token, peak in zip(rows, *_choose(logits, sequences, rows, attempt), strict=True):
         tokens[row], peaks[row] = token, peak
+
+
+def _settle(
+    logits: torch.Tensor,
+    sequences: Rows[Sequence],
+    guided: list[int],
+    masks: Masks,
+    tokens: list[int],
+    peaks: list[float],
+) -> None:
+    """Replace the tokens after which a sequence could not end in time (`GenerationRequest.complete`).
+
+    Others are drawn first, so that what is taken is still the model's choice among those that fit.
+    """
+    pending = [
+        index for index, row in enumerate(guided) if sequences[row].request.complete and math.isfinite(peaks[row])
+    ]
+    for draw in range(_MORE_DRAWS + 1):
+        settled = masks.settle(pending, [tokens[guided[index]] for index in pending])
+        refused = {i: token for i, token in zip(pending, settled, strict=True) if token != tokens[guided[i]]}
+        if not refused:
+            return
+        pending, rows = list(refused), [guided[index] for index in refused]
+        if draw < _MORE_DRAWS:
+            before = [peaks[row] for row in rows]
+            logits[rows, [tokens[row] for row in rows]] = -torch.inf
+            _choose_again(logits, sequences, guided, pending, masks, tokens, peaks, attempt=3 + draw)
+        for place, (row, token) in enumerate(zip(rows, refused.values(), strict=True)):
+            if draw == _MORE_DRAWS:
+                tokens[row] = token
+            elif peaks[row] == -math.inf:  # nothing else is allowed
+                tokens[row], peaks[row] = token, before[place]
 
 
 def _error(peak: float, logprob: TokenLogprob | None) -> str | None:

@@ -113,6 +113,8 @@ class Sequence:
         """End tokens that must not be sampled now, unless the grammar allows nothing else."""
         if self.answered < self.sampling.min_tokens:
             return self._end_ids
+        if self.request.complete and not self.accepting:
+            return self.sampling.stop_token_ids
         return self._eos if self.sampling.ignore_eos and self.request.grammar is not None else ()
 
     def append(self, token: int, logprob: TokenLogprob | None) -> None:
