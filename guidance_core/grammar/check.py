@@ -31,7 +31,7 @@ _EXACT = Context(prec=2000)
 
 
 class CheckError(ValueError):
-    """The schema cannot be evaluated."""
+    """The schema cannot be evaluated, or not on this instance."""
 
 
 def satisfies(grammar: Grammar, text: str) -> str | None:
@@ -69,14 +69,16 @@ class Reading:
         types = kind.TYPE_CHECKER
         if exact and kind not in (Draft3Validator, Draft4Validator):
             types = types.redefine("integer", _is_whole)
-        keywords = {
+        keywords: dict[str, Any] = {
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
             "additionalProperties": self._additional_properties,
         }
         if exact:
             keywords["multipleOf"] = _multiple_of
-        kind = validators.extend(kind, {k: f for k, f in keywords.items() if k in kind.VALIDATORS}, type_checker=types)
+        if kind is Draft4Validator:
+            keywords |= {"exclusiveMinimum": _above, "exclusiveMaximum": _below}
+        kind = validators.extend(kind, keywords, type_checker=types)
         self._validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
 
     def parse(self, text: str) -> Any:
@@ -87,28 +89,37 @@ class Reading:
         """
         return parse(text, exact=self._exact)
 
-    def problem(self, instance: Any, subschema: Any = None) -> str | None:
-        """Why the instance does not validate, or None.
-
-        Args:
-            instance: as `parse` gives it.
-            subschema: a part of the schema to validate against, instead of the whole.
-        """
-        validator = self._validator if subschema is None else self._validator.evolve(schema=subschema)
+    def problem(self, instance: Any) -> str | None:
+        """Why an instance does not validate, or None where it does."""
         try:
-            with localcontext(_EXACT):
-                error = next(validator.iter_errors(instance), None)
-        except TimeoutError:
-            return f"a pattern of the schema takes more than {_PATTERN_SECONDS} s"
-        except (OverflowError, DecimalException):
-            return "a number is beyond those that can be divided"
-        except Unresolvable as failure:
-            return f"the schema refers to what it does not hold: {failure}"
+            error = self._first_error(self._validator, instance)
+        except CheckError as failure:
+            return str(failure)
         if error is None:
             return None
         place = "".join(f"/{part}" for part in error.absolute_path)
         message = error.message if len(error.message) <= _SHOWN_CHARACTERS else error.message[:_SHOWN_CHARACTERS] + "…"
         return f"at {place}: {message}" if place else message
+
+    def accepts(self, instance: Any, subschema: Any) -> bool:
+        """Whether an instance validates against a part of the schema.
+
+        Raises:
+            CheckError: that cannot be decided.
+        """
+        return self._first_error(self._validator.evolve(schema=subschema), instance) is None
+
+    @staticmethod
+    def _first_error(validator: Any, instance: Any) -> ValidationError | None:
+        try:
+            with localcontext(_EXACT):
+                return next(validator.iter_errors(instance), None)
+        except TimeoutError as error:
+            raise CheckError(f"a pattern of the schema takes more than {_PATTERN_SECONDS} s") from error
+        except (OverflowError, DecimalException) as error:
+            raise CheckError("a number is beyond those that can be divided") from error
+        except Unresolvable as error:
+            raise CheckError(f"the schema refers to what it does not hold: {error}") from error
 
     def _matches(self, pattern: str, text: str) -> bool:
         return _compiled(pattern, self._exact).search(text, timeout=_PATTERN_SECONDS) is not None
@@ -219,6 +230,21 @@ def _is_whole(_: Any, instance: Any) -> bool:
     if isinstance(instance, bool):
         return False
     return isinstance(instance, int) or (isinstance(instance, Decimal) and instance == instance.to_integral_value())
+
+
+def _above(_: Any, bound: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
+    """A later draft's bound: draft 4's schemas hold such ones once they are modernised."""
+    if not isinstance(bound, bool) and _is_number(instance) and instance <= bound:
+        yield ValidationError(f"{instance!s} is not above {bound!s}")
+
+
+def _below(_: Any, bound: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
+    if not isinstance(bound, bool) and _is_number(instance) and instance >= bound:
+        yield ValidationError(f"{instance!s} is not below {bound!s}")
+
+
+def _is_number(instance: Any) -> bool:
+    return isinstance(instance, (int, float, Decimal)) and not isinstance(instance, bool)
 
 
 def _multiple_of(validator: Any, step: Any, instance: Any, _: Any) -> Iterator[ValidationError]:

@@ -20,6 +20,7 @@ from guidance_core.grammar.trial import crashes
 
 _THREADS = 2
 _WRITTEN_FOR_LLGUIDANCE = frozenset({"lark", "llguidance"})
+_UNSATISFIABLE = "Unsatisfiable schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,35 @@ class GrammarCompiler:
             raise InvalidGrammar(
                 f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
             )
-        source = constraint.source()
         if constraint.kind in _WRITTEN_FOR_LLGUIDANCE:
-            crash = crashes(source)
+            crash = crashes(constraint.definition)
             if crash is not None:
                 raise InvalidGrammar(f"The grammar {crash}.")
+        problem: str | None = None
+        for translation in constraint.translations():
+            if problem is not None and _UNSATISFIABLE in problem and translation.route == "checked":
+                break  # what allows more would only hide that nothing is right
+            problem = self._problem(translation.source)
+            if problem is None:
+                return Grammar(
+                    source=translation.source,
+                    kind=constraint.kind,
+                    definition=constraint.definition,
+                    key=sha256(translation.source.encode()).hexdigest(),
+                    route=translation.route,
+                    check=translation.check,
+                    notes=translation.notes,
+                )
+        raise InvalidGrammar(str(problem))
+
+    def _problem(self, source: str) -> str | None:
+        """Why llguidance does not take a grammar, or would not enforce all of it."""
         is_error, messages = LLMatcher.validate_grammar_with_warnings(source, self._tokenizer, limits=self._limits)
-        if messages:
-            # A warning is no better than an error: each says that something in the grammar is not enforced.
-            what = "llguidance refuses the grammar" if is_error else "llguidance would not enforce all of the grammar"
-            raise InvalidGrammar(f"{what}: {'; '.join(messages)}")
-        return Grammar(source, constraint.kind, constraint.definition, sha256(source.encode()).hexdigest())
+        if not messages:
+            return None
+        # A warning is no better than an error: each says that something in the grammar is not enforced.
+        what = "llguidance refuses the grammar" if is_error else "llguidance would not enforce all of the grammar"
+        return f"{what}: {'; '.join(messages)}"
 
 
 def _retrieve(future: asyncio.Future[Grammar]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llguidance import LLMatcher
@@ -12,7 +12,9 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
-from guidance_core.grammar.json_schema import json_schema_grammar
+from guidance_core.grammar.json_schema import Translation, translations
+from guidance_core.grammar.tools import Answer, Function, tools_grammar
+from guidance_core.tool_format import ToolFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +31,29 @@ class Constraint:
     definition: str
     exact: bool = False
 
-    def source(self) -> str:
-        """Llguidance's serialised grammar; takes up to some tenths of a second for the largest schemas.
+    @property
+    def is_json(self) -> bool:
+        """Whether the definition is a JSON schema."""
+        return self.kind in ("json_schema", "json_object")
+
+    def translations(self) -> Iterator[Translation]:
+        """Llguidance grammars of which the first that it takes is to be used; up to some tenths of a second each.
 
         Raises:
             InvalidGrammar: the definition is malformed, or needs what cannot be promised.
         """
         match self.kind:
             case "json_schema" | "json_object":
-                return json_schema_grammar(json.loads(self.definition))
+                yield from translations(self.definition, exact=self.exact)
             case "choice":
-                return LLMatcher.grammar_from_regex("|".join(map(_escaped, json.loads(self.definition))))
+                options = json.loads(self.definition)
+                yield Translation(LLMatcher.grammar_from_regex("|".join(map(_escaped, options))))
             case "regex":
-                return LLMatcher.grammar_from_regex(self.definition)
+                yield Translation(LLMatcher.grammar_from_regex(self.definition))
             case "lark" | "llguidance":
-                return self.definition
+                yield Translation(self.definition)
+            case "tools":
+                yield _tools_translation(json.loads(self.definition))
 
 
 def json_schema(schema: Any, *, exact: bool = False) -> Constraint:
@@ -138,6 +148,50 @@ def llguidance(grammar: Any) -> Constraint:
     if parsed.get("max_tokens") is not None:
         raise InvalidGrammar('"max_tokens" of an llguidance grammar would cut answers off; use the request\'s own.')
     return _constraint("llguidance", _json(parsed))
+
+
+def tools(
+    tool_format: ToolFormat,
+    functions: Sequence[Function],
+    *,
+    required: bool,
+    parallel: bool,
+    answer: Constraint | None,
+    token_ids: Mapping[str, int],
+) -> Constraint:
+    """A message that may call functions; see `tools.tools_grammar`, which has the same arguments.
+
+    Raises:
+        InvalidGrammar: two functions have one name.
+    """
+    names = [function.name for function in functions]
+    if len(set(names)) < len(names):
+        raise InvalidGrammar("Two functions have the same name: give each its own.")
+    return _constraint(
+        "tools",
+        _json(
+            {
+                "format": asdict(tool_format),
+                "functions": [asdict(function) for function in functions],
+                "required": required,
+                "parallel": parallel,
+                "answer": None if answer is None else asdict(replace(answer, exact=True)),
+                "token_ids": dict(token_ids),
+            }
+        ),
+    )
+
+
+def _tools_translation(definition: dict[str, Any]) -> Translation:
+    given = None if definition["answer"] is None else Constraint(**definition["answer"])
+    return tools_grammar(
+        ToolFormat(**definition["format"]),
+        [Function(**function) for function in definition["functions"]],
+        required=definition["required"],
+        parallel=definition["parallel"],
+        answer=given and Answer(given.translations(), json.loads(given.definition) if given.is_json else None),
+        token_ids=definition["token_ids"],
+    )
 
 
 def _constraint(kind: GrammarKind, definition: Any, *, exact: bool = False) -> Constraint:

@@ -1,7 +1,8 @@
-"""String formats that llguidance takes too liberally, as exact regular expressions.
+"""String formats that llguidance does not know, or takes too liberally, as regular expressions.
 
-llguidance knows a fixed list of formats and refuses the others, but it lets 29 February pass in every year, and second
-60 in every minute. These follow RFC 3339; years start at 0001 because Python's and most other date types do.
+llguidance knows a fixed list of formats and refuses the others; of those that it knows, it lets 29 February pass in
+every year, and second 60 in every minute. Dates and times follow RFC 3339; years start at 0001 because Python's and
+most other date types do.
 """
 
 from __future__ import annotations
@@ -22,12 +23,47 @@ _TIME = (
     r"|23:59:60(?:\.[0-9]{1,9})?(?:[Zz]|[+-]00:00))"  # a leap second ends a day of UTC
 )
 
+_UNRESERVED = r"[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
+_UNICODE = (
+    r"|[\x{A0}-\x{D7FF}\x{F900}-\x{FDCF}\x{FDF0}-\x{FFEF}\x{10000}-\x{1FFFD}\x{20000}-\x{2FFFD}\x{30000}-\x{3FFFD}]"
+)
+"""Most of what RFC 3987 adds to RFC 3986: the planes that have characters."""
+
+
+def _reference(*, unicode: bool, relative: bool) -> str:
+    """RFC 3986's URI or URI-reference, or RFC 3987's IRI; hosts are names or addresses in dotted form."""
+    free = _UNRESERVED + (_UNICODE if unicode else "")
+    character = rf"(?:{free}|[:@])"
+    segments = rf"(?:/{character}*)*"
+    authority = rf"//(?:(?:{free}|:)*@)?(?:{free})*(?::[0-9]*)?{segments}"
+    absolute = rf"/(?:{character}+{segments})?"
+    tail = rf"(?:\?(?:{character}|[/?])*)?(?:#(?:{character}|[/?])*)?"
+    full = rf"[A-Za-z][A-Za-z0-9+.-]*:(?:{authority}|{absolute}|{character}+{segments}|){tail}"
+    if not relative:
+        return f"^{full}$"
+    return rf"^(?:{full}|(?:{authority}|{absolute}|(?:{free}|@)+{segments}|){tail})$"
+
+
+_VARIABLE = r"(?:[A-Za-z0-9_]|%[0-9A-Fa-f]{2})(?:\.?(?:[A-Za-z0-9_]|%[0-9A-Fa-f]{2}))*(?::[1-9][0-9]{0,3}|\*)?"
+_POINTER = r"(?:/(?:[^~/]|~[01])*)*"
+
 EXACT_FORMATS = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}[Tt]{_TIME}$",
+    "uri-reference": _reference(unicode=False, relative=True),
+    "iri": _reference(unicode=True, relative=False),
+    "iri-reference": _reference(unicode=True, relative=True),
+    # RFC 6570: literals and expressions.
+    "uri-template": rf"^(?:{_UNRESERVED}|[:/?#@\[\]]|\{{[+#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\}})*$",
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",
+    "idn-email": r'^[^\s@"(),:;<>\[\]\\]+@[^\s@"(),:;<>\[\]\\]+$',
 }
-"""Format → the pattern that replaces it."""
+"""Format → the pattern, in Rust's syntax, that replaces it."""
 
-FORMATS_WITHOUT_MEANING = frozenset({"password", "textarea", "multiline"})
-"""Hints for forms, which constrain nothing."""
+FORMATS_OF_LLGUIDANCE = frozenset({"duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+"""Formats that llguidance enforces as they are."""
+
+CHECKED_FORMATS = frozenset({"regex", "idn-hostname"})
+"""Formats that have a meaning but no pattern. All others are annotations, as JSON Schema says of unknown ones."""

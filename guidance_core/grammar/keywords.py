@@ -15,7 +15,7 @@ _SCHEMA = frozenset(
 )
 _SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_STRINGS = frozenset({"$ref", "$id", "$schema", "$anchor", "pattern", "format"})
+_STRINGS = frozenset({"$ref", "$recursiveRef", "$dynamicRef", "$id", "$schema", "$anchor", "pattern", "format"})
 _COUNTS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
@@ -33,8 +33,10 @@ def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
         elif (keyword in _SCHEMAS or keyword == "items") and isinstance(value, list):
             for index, item in enumerate(value):
                 yield f"{keyword}/{index}", item
-        elif keyword in _NAMED_SCHEMAS and isinstance(value, dict):
+        elif (keyword in _NAMED_SCHEMAS or keyword == "dependencies") and isinstance(value, dict):
             for name, item in value.items():
+                if isinstance(item, list) and keyword == "dependencies":
+                    continue
                 yield f"{keyword}/{name.replace('~', '~0').replace('/', '~1')}", item
 
 
@@ -84,8 +86,11 @@ def _expected(keyword: str, value: Any) -> str | None:
     elif keyword == "enum":
         return None if isinstance(value, list) and value else "a list of at least one value"
     elif keyword == "required":
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            return "a list of property names"
+        return None if _is_names(value) else "a list of property names"
+    elif keyword in ("dependentRequired", "dependencies"):
+        lists = value.values() if isinstance(value, dict) else [None]
+        if not all(_is_names(item) or (keyword == "dependencies" and isinstance(item, (dict, bool))) for item in lists):
+            return "an object whose values are lists of property names" + " or schemas" * (keyword == "dependencies")
     elif keyword == "uniqueItems":
         return None if isinstance(value, bool) else "true or false"
     elif keyword in _SCHEMAS:
@@ -118,6 +123,10 @@ def _imprecise(number: float) -> str | None:
     elif len(repr(number).split("e")[0].strip("-").replace(".", "").strip("0")) > _MOST_DIGITS or abs(number) < 1e-15:
         return f"{number!r}, which needs more than {_MOST_DIGITS} digits and would be rounded"
     return None
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_number(value: Any) -> bool:

@@ -46,10 +46,22 @@ def widest_regex(pattern: str) -> str:
     return _Parser(pattern, wide=True).parse()
 
 
+def without_assertions(pattern: str) -> str:
+    """As `common_regex`, but what llguidance does not support in a pattern is left out, so that it matches more.
+
+    Look-around and word boundaries match everywhere, back-references match anything.
+
+    Raises:
+        PatternError: inline flags, or syntax that ECMA-262 does not have or that Python reads in another way.
+    """
+    return _Parser(pattern, wide=False, lenient=True).parse()
+
+
 @dataclass(slots=True)
 class _Parser:
     pattern: str
     wide: bool
+    lenient: bool = False
     position: int = 0
     depth: int = 0
 
@@ -110,8 +122,14 @@ class _Parser:
                 pass
             elif (name := re.compile(r"P?<[A-Za-z_$][\w$]*>").match(self.pattern, self.position)) is not None:
                 self.position = name.end()
-            elif self._peek() in ("=", "!", "<"):
-                self._fail("look-around, which llguidance does not support")
+            elif (assertion := re.compile(r"<?[=!]").match(self.pattern, self.position)) is not None:
+                if not self.lenient:
+                    self._fail("look-around, which llguidance does not support")
+                self.position = assertion.end()
+                self._disjunction()
+                if not self._take(")"):
+                    self._fail("an unclosed group")
+                return "(?:)"
             else:
                 self._fail("an inline flag or an extension that ECMA-262 does not have")
         inner = self._disjunction()
@@ -124,9 +142,15 @@ class _Parser:
         if character in "dwsDWS":
             return f"[{_class(character, wide=self.wide)}]"
         if character in "bB":
-            self._fail("a word boundary, which llguidance does not support")
+            if not self.lenient:
+                self._fail("a word boundary, which llguidance does not support")
+            return "(?:)"
         if character in "123456789k":
-            self._fail("a back-reference, which no grammar can express")
+            if not self.lenient:
+                self._fail("a back-reference, which no grammar can express")
+            if (named := re.compile(r"[0-9]+|<[A-Za-z_$][\w$]*>").match(self.pattern, self.position)) is not None:
+                self.position = named.end()
+            return "(?s:.*)"
         if (unicode_property := _PROPERTY.match(self.pattern, self.position - 1)) is not None:
             self.position = unicode_property.end()
             return "\\" + unicode_property.group()

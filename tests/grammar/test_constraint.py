@@ -13,7 +13,7 @@ from guidance_core.grammar.constraint import Constraint
 
 
 def accepts(tokenizer: LLTokenizer, what: Constraint, text: str) -> bool:
-    matcher = LLMatcher(tokenizer, what.source(), log_level=0)
+    matcher = LLMatcher(tokenizer, next(what.translations()).source, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     tokens = tokenizer.tokenize_bytes(text.encode())
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()

@@ -6,20 +6,18 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, validators
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from guidance_core.errors import InvalidGrammar
-from guidance_core.grammar.json_schema import json_schema_grammar
+from guidance_core.grammar.json_schema import translations
+from tests.grammar.translated import grammar_accepts, translated
 from tests.grammar.walks import Walker
 
 OBJECT = {"type": "object"}
 
 
 def accepts(tokenizer: LLTokenizer, schema: dict[str, Any], text: str) -> bool:
-    matcher = LLMatcher(tokenizer, json_schema_grammar(schema), log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    tokens = tokenizer.tokenize_bytes(text.encode())
-    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+    return grammar_accepts(tokenizer, translated(schema), text)
 
 
 PERSON = {
@@ -154,10 +152,13 @@ def test_what_llguidance_alone_would_refuse_or_misread_is_accepted(
         ({"properties": []}, "'properties' must be an object"),
         ({"items": 3}, "#/items: a schema must be an object"),
         ({"pattern": 3}, "'pattern' must be a string"),
-        ({"pattern": "(?=a)"}, "#/pattern: the pattern '(?=a)' has look-around"),
-        ({"patternProperties": {"(?!x)": {}}}, "look-around"),
+        ({"pattern": "(?i)a"}, "#/pattern: the pattern '(?i)a' has an inline flag"),
+        ({"patternProperties": {"[b-a]": {}}}, "a range whose ends are swapped"),
+        ({"dependencies": {"a": 3}}, "'dependencies' must be an object whose values are lists"),
+        ({"not": {"type": "strin"}}, "#/not: 'type' must be one of"),
+        ({"if": 3}, "#/if: a schema must be an object"),
+        ({"enum": [1, 2], "not": {"type": "number"}, "uniqueItems": 3}, "'uniqueItems' must be true or false"),
         ({"multipleOf": 0}, "a number above 0"),
-        ({"multipleOf": 0.01}, "0.01 is not a sum of powers of two"),
         ({"allOf": [{"multipleOf": 99999}, {"multipleOf": 100000}]}, "too large a common multiple"),
         ({"const": 2**53 + 1}, "beyond ±2**53"),
         ({"enum": [{"a": [0.12345678901234567]}]}, "more than 15 digits"),
@@ -167,34 +168,46 @@ def test_what_llguidance_alone_would_refuse_or_misread_is_accepted(
             "'exclusiveMinimum' must be true or false in draft 4",
         ),
         ({"$schema": "http://json-schema.org/draft-03/schema#", "extends": {}}, "draft 3 is not supported"),
-        ({"type": "object", "minProperties": 2}, "an answer could repeat one"),
         ({"x-guidance": {"lenient": True}}, "x-guidance/lenient: would accept answers that do not validate"),
         ({"x-guidance": {"coerce_one_of": True}}, "would accept answers that do not validate"),
         ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "no finite value"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused_by_place_and_reason(schema: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidGrammar, match=re.escape(named)):
+        next(translations(json.dumps(schema)))
+
+
+def test_deep_schemas_are_refused_before_anything_recurses() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(300):
+        schema = {"items": schema}
+    with pytest.raises(InvalidGrammar, match="nested more than 96 levels"):
+        next(translations(json.dumps(schema)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"multipleOf": 0.01}, "0.01 is not a sum of powers of two"),
+        ({"type": "object", "minProperties": 2}, "an answer could repeat one"),
+        ({"type": "array", "uniqueItems": True}, "'uniqueItems' at #/"),
+        ({"properties": {"a": {"pattern": "a(?=b)"}}}, "'pattern' at #/properties/a"),
         (
             {"type": "object", "patternProperties": {r"^\w": {}}, "additionalProperties": {"type": "null"}},
             "regex dialects differ",
         ),
     ],
 )
-def test_what_cannot_be_promised_is_refused_by_place_and_reason(schema: dict[str, Any], named: str) -> None:
-    with pytest.raises(InvalidGrammar, match=re.escape(named)):
-        json_schema_grammar(schema)
-
-
-def test_deep_schemas_are_refused_before_anything_recurses() -> None:
-    schema: dict[str, Any] = {}
-    for _ in range(5000):
-        schema = {"items": schema}
-    with pytest.raises(InvalidGrammar, match="nested more than 96 levels"):
-        json_schema_grammar(schema)
-
-
-def test_the_schema_itself_is_not_changed() -> None:
-    schema = {"type": "number", "exclusiveMinimum": 0, "x-guidance": {}, "format": "date", "pattern": r"\d"}
-    before = json.dumps(schema)
-    json_schema_grammar(schema)
-    assert json.dumps(schema) == before
+def test_what_only_a_check_can_keep_is_refused_where_an_exact_grammar_is_asked_for(
+    schema: dict[str, Any], named: str
+) -> None:
+    translation = translated(schema)
+    assert translation.route == "checked"
+    assert json.loads(str(translation.check)) == schema
+    assert any(named in note for note in translation.notes)
+    with pytest.raises(InvalidGrammar, match="an exact grammar was asked for, but .*" + re.escape(named)):
+        translated(schema, exact=True)
 
 
 WALKED: list[dict[str, Any]] = [
@@ -223,7 +236,7 @@ def test_whatever_tokens_are_drawn_a_complete_answer_validates(
 ) -> None:
     walker = Walker(ll_tokenizer, seed=1)
     validator = validators.validator_for(schema, default=Draft202012Validator)(schema, format_checker=FormatChecker())
-    grammar = json_schema_grammar(schema)
+    grammar = translated(schema).source
     answers = [answer for _ in range(20) if (answer := walker.walk(grammar)) is not None]
     assert answers
     for answer in answers:

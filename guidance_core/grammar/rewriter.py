@@ -1,0 +1,271 @@
+r"""Turns one JSON schema, in place, into one that llguidance takes and reads as every validator would.
+
+llguidance compiles a schema or says why it cannot, with few departures from JSON Schema
+(https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). Three things happen here:
+
+- Keywords whose values no meta-schema allows are refused everywhere, not only where llguidance looks.
+- Keywords that llguidance does not take are rewritten (`rewrites`): into equivalents, or into what allows more.
+- What it takes but reads too liberally is mended: bounds of numbers are made safe to enforce digit by digit
+  (`bounds`), patterns match only what ECMA-262 and Python both match (`patterns`), dates exist (`formats`), and
+  keywords that belong together are put together, because llguidance reads them in order, a group at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import IntEnum
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from guidance_core.grammar.check import CheckError
+from guidance_core.grammar.document import Document, draft_of
+from guidance_core.grammar.keywords import Schema, malformed, resolve, subschemas
+from guidance_core.grammar.refusals import refuse
+from guidance_core.grammar.rewrites.arrays import rewrite_contains, rewrite_unique_items
+from guidance_core.grammar.rewrites.conditions import rewrite_dependencies, rewrite_if, rewrite_not
+from guidance_core.grammar.rewrites.finite import rewrite_finite, values_of
+from guidance_core.grammar.rewrites.key_patterns import rewrite_key_patterns
+from guidance_core.grammar.rewrites.ledger import Ledger
+from guidance_core.grammar.rewrites.numbers import modernise_bounds, rewrite_numbers
+from guidance_core.grammar.rewrites.one_of import rewrite_one_of
+from guidance_core.grammar.rewrites.property_counts import rewrite_property_counts
+from guidance_core.grammar.rewrites.property_names import rewrite_property_names
+from guidance_core.grammar.rewrites.references import rewrite_references
+from guidance_core.grammar.rewrites.strings import rewrite_strings
+from guidance_core.grammar.rewrites.unevaluated import rewrite_unevaluated_items, rewrite_unevaluated_properties
+
+_APPLICATORS = frozenset({"const", "enum", "allOf", "anyOf", "oneOf", "$ref"})
+_TOGETHER = (("properties", "patternProperties", "additionalProperties"), ("prefixItems", "items", "additionalItems"))
+_CONSTRAIN_NOTHING: dict[str, tuple[Any, ...]] = {
+    "uniqueItems": (False,),
+    "propertyNames": (True, {}, {"type": "string"}),
+    "additionalProperties": (True, {}),
+    "dependencies": ({},),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "not": (False,),
+}
+_UNSUPPORTED = frozenset(
+    {"not", "if", "then", "else", "dependencies", "dependentRequired", "dependentSchemas", "propertyNames"}
+    | {"uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems", "unevaluatedProperties"}
+    | {"$recursiveRef", "$dynamicRef"}
+)
+"""What llguidance does not take at all."""
+_SOMETIMES_SUPPORTED = frozenset({"oneOf", "minProperties", "maxProperties", "$ref", "allOf"})
+_ANNOTATIONS = ("deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor")
+
+
+class Effort(IntEnum):
+    """How much is rewritten: no more than llguidance needs."""
+
+    LEAST = 0
+    """Only what llguidance never takes."""
+    MORE = 1
+    """Also what it takes in some schemas, but not in this one."""
+    MOST = 2
+    """Also what it cannot merge: that is left to the check."""
+
+
+class Rewriter:
+    """Rewrites all schemas of one document, in place."""
+
+    def __init__(self, text: str, root: Schema, effort: Effort) -> None:
+        """Take the document.
+
+        Args:
+            text: as the client wrote it.
+            root: the same, parsed; it will be rewritten.
+            effort: how much to rewrite.
+        """
+        self.ledger = Ledger()
+        self.keys_can_collide = False
+        self._text = text
+        self._root = root
+        self._effort = effort
+        self._draft = draft_of(root)
+        if "/draft-03/" in str(root.get("$schema")):
+            refuse("$schema", "draft 3 is not supported; write the schema in draft 4 or later")
+        self._seen: set[int] = set()
+        self._targets: dict[str, Any] = {}
+        self._referring: list[Schema] = []
+        self._pending: list[str] = []
+        self._steps: list[float] = []
+        self._rewrites = effort > Effort.LEAST
+
+    def rewrite(self) -> None:
+        """Check everything, then rewrite what the keywords lead to, then what references lead to.
+
+        Raises:
+            InvalidGrammar: the schema is malformed, or needs what cannot be promised; the message names the place.
+        """
+        self._survey_all()
+        if self._rewrites:
+            self._document = Document(self._text, json.loads(json.dumps(self._root)))
+        self._seen.clear()
+        self._walk("", self._root)
+        while self._pending:
+            reference = self._pending.pop()
+            if reference in self._targets:
+                self._walk(reference[1:], self._targets[reference])
+        self._relocate()
+        self._check_steps()
+
+    def _survey_all(self) -> None:
+        """Check every schema's shape, and find what references lead to."""
+        pending: list[tuple[str, Any]] = [("", self._root)]
+        while pending:
+            path, schema = pending.pop()
+            if isinstance(schema, bool) or id(schema) in self._seen:
+                continue
+            if not isinstance(schema, dict):
+                refuse(path, "a schema must be an object or true or false")
+            self._seen.add(id(schema))
+            if self._draft == 4:
+                modernise_bounds(path, schema)
+            problem = malformed(schema)
+            if problem is not None:
+                refuse(path, problem)
+            self._rewrites |= not _UNSUPPORTED.isdisjoint(schema)
+            pending.extend((f"{path}/{relative}", child) for relative, child in subschemas(schema))
+            if "$ref" in schema and schema["$ref"] not in self._targets:
+                target = resolve(self._root, schema["$ref"])
+                if target is not None:
+                    self._targets[schema["$ref"]] = target
+                    pending.append((schema["$ref"][1:], target))
+
+    def _walk(self, path: str, schema: Any) -> None:
+        if isinstance(schema, bool) or id(schema) in self._seen:
+            return
+        self._seen.add(id(schema))
+        for keyword, values in _CONSTRAIN_NOTHING.items():
+            if keyword in schema and any(
+                type(schema[keyword]) is type(value) and schema[keyword] == value for value in values
+            ):
+                del schema[keyword]
+        for keyword in _ANNOTATIONS:
+            schema.pop(keyword, None)
+        if self._rewrites:
+            self._cover(path, schema)
+        for relative, child in list(subschemas(schema)):
+            self._walk(f"{path}/{relative}", child)
+        self._mend(path, schema)
+
+    def _cover(self, path: str, schema: Schema) -> None:
+        """Rewrite what llguidance does not take. Its parts are still as the client wrote them."""
+        document, ledger = self._document, self.ledger
+        unsupported = _UNSUPPORTED if self._effort is Effort.LEAST else _UNSUPPORTED | _SOMETIMES_SUPPORTED
+        for keyword in _UNSUPPORTED.intersection(schema):
+            if document.means_nothing(keyword):
+                del schema[keyword]
+        values = values_of(schema)
+        if values is not None and _contains_any(schema, unsupported - {"allOf", "$ref"}):
+            try:
+                rewrite_finite(path, schema, values, partial(document.is_valid, schema=dict(schema)), ledger)
+            except CheckError as error:
+                refuse(path, str(error))
+        if unsupported.isdisjoint(schema):
+            return
+        self._cover_references(path, schema)
+        if "if" in schema:
+            rewrite_if(path, schema, document.negation, ledger)
+        schema.pop("then", None)
+        schema.pop("else", None)
+        if "not" in schema:
+            rewrite_not(path, schema, document.negation, ledger)
+        rewrite_dependencies(path, schema, ledger)
+        if "unevaluatedProperties" in schema:
+            rewrite_unevaluated_properties(path, schema, ledger)
+        if "unevaluatedItems" in schema:
+            rewrite_unevaluated_items(path, schema, ledger)
+        if "propertyNames" in schema:
+            rewrite_property_names(path, schema, document.prover, ledger, relaxed=self._effort is Effort.MOST)
+        if "uniqueItems" in schema:
+            rewrite_unique_items(path, schema, document.prover, ledger)
+        if "contains" in schema:
+            rewrite_contains(path, schema, ledger)
+        for keyword in ("minContains", "maxContains"):
+            schema.pop(keyword, None)
+        if self._effort is Effort.LEAST:
+            return
+        if "oneOf" in schema:
+            rewrite_one_of(path, schema, document.prover, document.negation, ledger)
+        if not schema.keys().isdisjoint(("minProperties", "maxProperties")):
+            rewrite_property_counts(path, schema, ledger, relaxed=self._effort is Effort.MOST)
+
+    def _cover_references(self, path: str, schema: Schema) -> None:
+        if schema.get("$recursiveRef") == "#" and '"$recursiveAnchor"' not in self._text:
+            del schema["$recursiveRef"]
+            schema["allOf"] = [*schema.get("allOf", ()), {"$ref": "#"}]
+            self._targets["#"] = self._root
+            self.ledger.rewrote(path, "$recursiveRef", "as '$ref'")
+        for keyword in ("$recursiveRef", "$dynamicRef"):
+            if schema.pop(keyword, None) is not None:
+                self.ledger.relaxed(path, keyword, "where it leads depends on the way to it")
+        if self._effort > Effort.LEAST:
+            rewrite_references(path, schema, self._document, self.ledger, relaxed=self._effort is Effort.MOST)
+
+    def _mend(self, path: str, schema: Schema) -> None:
+        if "$ref" in schema:
+            self._referring.append(schema)
+            self._pending.append(schema["$ref"])
+        rewrite_strings(path, schema, self.ledger)
+        rewrite_numbers(path, schema, self.ledger)
+        if "multipleOf" in schema:
+            self._steps.append(schema["multipleOf"])
+        self._mend_objects(path, schema)
+        _group(schema)
+
+    def _mend_objects(self, path: str, schema: Schema) -> None:
+        patterns = schema.get("patternProperties")
+        declared = set(schema.get("properties", ())) | set(schema.get("required", ()))
+        is_open = schema.get("additionalProperties", True) is not False or bool(patterns)
+        self.keys_can_collide |= is_open and bool(declared or patterns)
+        undeclared = schema.get("minProperties", 0) - len(set(schema.get("required", ())))
+        if is_open and undeclared > 1:
+            self.ledger.relaxed(path, "minProperties", f"an answer could repeat one of {undeclared} undeclared keys")
+        if patterns:
+            rewrite_key_patterns(path, schema, self.ledger, relaxed=self._effort is Effort.MOST)
+
+    def _relocate(self) -> None:
+        """Give targets of references that were moved a place of their own."""
+        moved: dict[str, str] = {}
+        for schema in self._referring:
+            reference = schema["$ref"]
+            target = self._targets.get(reference)
+            if target is None or resolve(self._root, reference) is target:
+                continue
+            if reference not in moved:
+                definitions = self._root.setdefault("$defs", {})
+                name = next(str(n) for n in range(len(definitions) + 1) if str(n) not in definitions)
+                definitions[name] = target
+                moved[reference] = f"#/$defs/{name}"
+            schema["$ref"] = moved[reference]
+
+    def _check_steps(self) -> None:
+        """Llguidance 1.9 multiplies the steps of schemas that it merges as 32-bit numbers."""
+        steps = [Fraction(str(step)) for step in self._steps]
+        if len(steps) > 1 and max(steps) * math.lcm(*(math.ceil(step * 10**6) for step in steps)) >= 2**32 * 10**6:
+            refuse("", "the values of 'multipleOf' have too large a common multiple; use smaller ones")
+
+
+def _contains_any(schema: Any, keywords: frozenset[str]) -> bool:
+    """Whether the schema, or one in its ``allOf``, has one of the keywords."""
+    return isinstance(schema, dict) and (
+        not keywords.isdisjoint(schema) or any(_contains_any(part, keywords) for part in schema.get("allOf", ()))
+    )
+
+
+def _group(schema: Schema) -> None:
+    """Put keywords that only mean something together side by side, at the place of the first of them."""
+    if _APPLICATORS.isdisjoint(schema):
+        return
+    items = dict(schema)
+    schema.clear()
+    for keyword in items:
+        if keyword not in schema:
+            group = next((group for group in _TOGETHER if keyword in group), (keyword,))
+            schema.update({member: items[member] for member in group if member in items})

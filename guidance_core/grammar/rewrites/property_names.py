@@ -1,0 +1,74 @@
+"""``propertyNames`` as a pattern of keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guidance_core.grammar.keywords import Schema
+from guidance_core.grammar.rewrites.facts import Prover
+from guidance_core.grammar.rewrites.ledger import Ledger
+from guidance_core.grammar.rewrites.schemas import conjoin
+from guidance_core.grammar.rewrites.words import other_than
+
+_ANY = r"(?:.|[\n\r\u2028\u2029])"
+_ANNOTATIONS = frozenset({"type", "title", "description", "$comment", "examples", "default"})
+
+
+def rewrite_property_names(path: str, schema: Schema, prover: Prover, ledger: Ledger, *, relaxed: bool) -> None:
+    """Replace ``propertyNames``.
+
+    Args:
+        path: of the schema.
+        schema: has the keyword.
+        prover: of the document.
+        ledger: takes notes.
+        relaxed: leave the keyword to the check, because llguidance cannot merge its pattern with others.
+    """
+    names = schema.pop("propertyNames")
+    if prover.is_empty(names, {"type": "string"}):
+        ledger.rewrote(path, "propertyNames", "no property is allowed")
+        conjoin(
+            schema, {"additionalProperties": False} if "additionalProperties" not in schema else {"maxProperties": 0}
+        )
+        return
+    declared: Schema = schema.get("properties", {})
+    for name in declared:
+        if prover.is_empty(names, {"const": name}):
+            declared[name] = False
+    pattern = None if relaxed else _pattern_of(names, prover)
+    additional = schema.get("additionalProperties", True)
+    if additional is False and not schema.get("patternProperties"):
+        ledger.rewrote(path, "propertyNames", "only the declared properties that it allows are allowed")
+    elif pattern is None or schema.get("patternProperties"):
+        ledger.relaxed(path, "propertyNames", "no single pattern of keys expresses it")
+    else:
+        ledger.rewrote(path, "propertyNames", "as a pattern of keys")
+        schema["patternProperties"] = {pattern: additional}
+        schema["additionalProperties"] = False
+
+
+def _pattern_of(names: Any, prover: Prover) -> str | None:
+    """An ECMA-262 pattern of exactly the strings that a schema allows."""
+    if not isinstance(names, dict):
+        return None
+    values = prover.values(names)
+    if values is not None:
+        allowed = [value for value in values if isinstance(value, str) and not prover.is_empty(names, {"const": value})]
+        return f"^(?:{'|'.join(map(_escaped, allowed))})$"
+    constraints = {keyword: value for keyword, value in names.items() if keyword not in _ANNOTATIONS}
+    match constraints:
+        case {"pattern": str(pattern), **others} if not others:
+            return pattern
+        case {"not": {"const": str(word), **others}} if len(constraints) == 1 and set(others) <= _ANNOTATIONS:
+            return other_than([word])
+        case {"not": {"enum": list(words), **others}} if len(constraints) == 1 and set(others) <= _ANNOTATIONS:
+            return other_than([word for word in words if isinstance(word, str)])
+    if constraints and constraints.keys() <= {"minLength", "maxLength"}:
+        return f"^{_ANY}{{{int(constraints.get('minLength', 0))},{int(constraints.get('maxLength', -1))}}}$".replace(
+            ",-1", ","
+        )
+    return None
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else f"\\u{{{ord(c):X}}}" for c in text)
