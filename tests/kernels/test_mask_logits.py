@@ -1,65 +1,50 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.mask_logits import mask_logits, mask_with_tensor_operations
+from kernels import mask_logits as front_door
+from kernels.mask_logits import mask_logits
+from kernels.nvrtc import KernelUnavailable
+from kernels.selection import RowPointers, select
+from kernels.tensor_operations import mask_with_tensor_operations
+from tests.kernels.samples import Batch, batches, masked, same_bits
+
+TENSORS = ("matrix", "listed rows", "table of rows", "list of tensors")
 
 
-def reference(logits: torch.Tensor, bitmask: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    expected = logits.clone()
-    for source, target in enumerate(rows):
-        for token in range(logits.shape[1]):
-            word, bit = divmod(token, 32)
-            allowed = word < bitmask.shape[1] and int(bitmask[source, word]) >> bit & 1
-            if not allowed:
-                expected[target, token] = -torch.inf
-    return expected
+@settings(max_examples=400, deadline=None)
+@given(batch=batches(widest=3000, finite=False, layouts=TENSORS))
+def test_the_cpu_twin_and_the_tensor_operations_do_what_the_mask_says(batch: Batch) -> None:
+    expected = masked(batch)
+    buffer = batch.buffer.clone()
+    logits, rows = batch.arguments(buffer)
+    mask_logits(logits, batch.bitmask, rows)
+    assert same_bits(buffer, expected)
+    buffer = batch.buffer.clone()
+    logits, rows = batch.arguments(buffer)
+    mask_with_tensor_operations(select(logits, batch.bitmask, rows))
+    assert same_bits(buffer, expected)
 
 
-def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    integer = torch.int32 if left.dtype == torch.float32 else torch.int16
-    return torch.equal(left.view(integer), right.view(integer))
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    vocabulary=st.integers(1, 130),
-    words=st.integers(1, 5),
-    total=st.integers(1, 5),
-    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
-    seed=st.integers(0, 2**32 - 1),
-    data=st.data(),
-)
-def test_it_does_what_a_loop_over_bits_does(
-    vocabulary: int, words: int, total: int, dtype: torch.dtype, seed: int, data: st.DataObject
-) -> None:
-    rows = data.draw(st.permutations(range(total)))[: data.draw(st.integers(0, total))]
-    random = np.random.default_rng(seed)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan]
-    values = np.where(
-        random.random((total, vocabulary)) < 0.2,
-        random.choice(special, (total, vocabulary)),
-        random.normal(size=(total, vocabulary)) * 100,
-    )
-    logits = torch.from_numpy(values).to(dtype)
-    bitmask = torch.from_numpy(random.integers(-(2**31), 2**31, (total, words)).astype(np.int32))
-    expected = reference(logits, bitmask, rows)
-    elsewhere = logits.clone()
-    mask_logits(logits, bitmask, rows=rows)
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), kinds=st.lists(st.sampled_from(["all", "few", "none", "any"]), min_size=1))
+def test_rows_whose_masks_differ_in_kind_are_masked_in_one_call(seed: int, kinds: list[str]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    full = {"all": -1, "few": 0, "none": 0, "any": 0}
+    bitmask = torch.tensor([[full[kind]] * 80 for kind in kinds], dtype=torch.int32)
+    for row, kind in zip(bitmask, kinds, strict=True):
+        if kind == "any":
+            row.copy_(torch.randint(-(2**31), 2**31, (80,), generator=generator))
+        elif kind == "few":
+            row[int(torch.randint(80, (), generator=generator))] = 5
+    logits = torch.randn(len(kinds), 80 * 32, generator=generator)
+    allowed = (bitmask[:, :, None] >> torch.arange(32)).bitwise_and(1).flatten(1).bool()
+    expected = logits.masked_fill(~allowed, -torch.inf)
+    mask_logits(logits, bitmask)
     assert same_bits(logits, expected)
-    mask_with_tensor_operations(elsewhere, bitmask, rows)
-    assert same_bits(elsewhere, expected)
-
-
-def test_without_rows_every_row_has_its_mask() -> None:
-    logits = torch.zeros(2, 40)
-    mask_logits(logits, torch.tensor([[-1, -1], [0, 1]], dtype=torch.int32))
-    assert logits[0].isfinite().all()
-    assert logits[1].isfinite().nonzero().flatten().tolist() == [32]
 
 
 def test_rows_of_a_larger_matrix_can_be_masked_in_place() -> None:
@@ -70,12 +55,54 @@ def test_rows_of_a_larger_matrix_can_be_masked_in_place() -> None:
     assert logits[1:, 64:].isfinite().all()
 
 
+def test_fewer_rows_than_masks_use_the_first_masks() -> None:
+    logits = torch.zeros(2, 32)
+    mask_logits(logits, torch.tensor([[1], [2], [4]], dtype=torch.int32), rows=[1])
+    assert logits[0].isfinite().all()
+    assert logits[1].isfinite().nonzero().flatten().tolist() == [0]
+    mask_logits(logits, torch.zeros(3, 1, dtype=torch.int32), rows=[])
+    assert logits[0].isfinite().all()
+
+
 def test_what_does_not_fit_is_refused() -> None:
+    mask = torch.zeros(1, 1, dtype=torch.int32)
     with pytest.raises(TypeError, match="int64"):
-        mask_logits(torch.zeros(1, 32), torch.zeros(1, 1, dtype=torch.int64))
+        mask_logits(torch.zeros(1, 32), mask.long())
     with pytest.raises(TypeError, match="float64"):
-        mask_logits(torch.zeros(1, 32, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.int32))
+        mask_logits(torch.zeros(1, 32, dtype=torch.float64), mask)
     with pytest.raises(ValueError, match="2 masks"):
         mask_logits(torch.zeros(1, 32), torch.zeros(2, 1, dtype=torch.int32))
     with pytest.raises(ValueError, match="contiguous"):
         mask_logits(torch.zeros(32, 2).T, torch.zeros(2, 1, dtype=torch.int32))
+    with pytest.raises(ValueError, match="contiguous"):
+        mask_logits(torch.zeros(2, 64), torch.zeros(2, 2, dtype=torch.int32).T)
+    with pytest.raises(ValueError, match="row 1"):
+        mask_logits(torch.zeros(1, 32), mask, rows=[1])
+    with pytest.raises(TypeError, match="int32"):
+        mask_logits(torch.zeros(1, 32), mask, rows=torch.tensor([0]))
+    with pytest.raises(ValueError, match="no logits"):
+        mask_logits([], mask)
+    with pytest.raises(ValueError, match="32 contiguous"):
+        mask_logits([torch.zeros(32), torch.zeros(2, 32)], torch.zeros(2, 1, dtype=torch.int32))
+    with pytest.raises(TypeError, match="meta"):
+        mask_logits(torch.zeros(1, 32), mask.to("meta"))
+
+
+def test_row_pointers_that_no_kernel_follows_are_refused() -> None:
+    mask = torch.zeros(1, 1, dtype=torch.int32)
+    cpu = torch.device("cpu")
+    with pytest.raises(KernelUnavailable, match="give tensors"):
+        mask_logits(RowPointers(torch.tensor([64]), 32, torch.float32, cpu), mask)
+    with pytest.raises(TypeError, match="int64"):
+        mask_logits(RowPointers(torch.tensor([64.0]), 32, torch.float32, cpu), mask)
+    with pytest.raises(TypeError, match="give no rows"):
+        mask_logits(RowPointers(torch.tensor([64]), 32, torch.float32, cpu), mask, rows=[0])
+
+
+def test_other_devices_are_served_by_tensor_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(
+        front_door, "mask_with_tensor_operations", lambda selection: served.append(selection.device.type)
+    )
+    mask_logits(torch.zeros(1, 32, device="meta"), torch.zeros(1, 1, dtype=torch.int32))
+    assert served == ["meta"]

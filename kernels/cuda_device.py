@@ -1,0 +1,155 @@
+"""Load the kernels of ``mask_logits.cu`` on a CUDA device and launch them."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from kernels.arguments import LOGITS
+from kernels.launch_plan import FUSED_THREADS
+from kernels.nvrtc import INSTALL, KernelUnavailable, compiled_code
+
+SOURCE = Path(__file__).with_name("mask_logits.cu")
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Device(Protocol):
+    """Where kernels run: a CUDA device, or a processor that plays one in tests.
+
+    Attributes:
+        multiprocessors: of the device.
+    """
+
+    multiprocessors: int
+
+    def resident(self, kernel: str, dtype: torch.dtype) -> int:
+        """Blocks of a fused kernel that the device holds at once."""
+
+    def launch(
+        self,
+        kernel: str,
+        dtype: torch.dtype,
+        grid: tuple[int, int],
+        threads: int,
+        arguments: tuple[ctypes.Structure | ctypes.c_int, ...],
+        *,
+        cooperative: bool = False,
+    ) -> None:
+        """Put a kernel on torch's current stream of this device.
+
+        Args:
+            kernel: its name in the source.
+            dtype: of the logits.
+            grid: blocks.
+            threads: of each block.
+            arguments: by value, as the kernel declares them.
+            cooperative: all blocks must be on the device at once.
+        """
+
+
+class CudaDevice:
+    """A CUDA device with our kernels; modules are compiled, or read from the cache, when first used."""
+
+    def __init__(self, index: int) -> None:
+        """Look at the device.
+
+        Raises:
+            KernelUnavailable: ``cuda.bindings`` is missing or does not fit the driver.
+        """
+        try:
+            from cuda.bindings import driver
+        except Exception as error:
+            raise KernelUnavailable(f"cuda.bindings cannot be loaded ({error}): {INSTALL}") from error
+        self._driver: Any = driver
+        self._index = index
+        properties = torch.cuda.get_device_properties(index)
+        self._capability = (properties.major, properties.minor)
+        self.multiprocessors = properties.multi_processor_count
+        self._call("cuInit", 0)
+        self._primary = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
+        self._modules: dict[torch.dtype, Any] = {}
+        self._functions: dict[tuple[str, torch.dtype], Any] = {}
+        self._resident: dict[tuple[str, torch.dtype], int] = {}
+
+    def resident(self, kernel: str, dtype: torch.dtype) -> int:
+        """See `Device`."""
+        key = kernel, dtype
+        if key not in self._resident:
+            function = self._function(kernel, dtype)
+            with self._context():
+                per_multiprocessor = self._call(
+                    "cuOccupancyMaxActiveBlocksPerMultiprocessor", function, FUSED_THREADS, 0
+                )
+            self._resident[key] = per_multiprocessor * self.multiprocessors
+        return self._resident[key]
+
+    def launch(
+        self,
+        kernel: str,
+        dtype: torch.dtype,
+        grid: tuple[int, int],
+        threads: int,
+        arguments: tuple[ctypes.Structure | ctypes.c_int, ...],
+        *,
+        cooperative: bool = False,
+    ) -> None:
+        """See `Device`."""
+        function = self._function(kernel, dtype)
+        places = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        stream = self._driver.CUstream(torch.cuda.current_stream(self._index).cuda_stream)
+        shape = (grid[0], grid[1], 1, threads, 1, 1, 0, stream, ctypes.addressof(places))
+        with self._context():
+            if cooperative:
+                self._call("cuLaunchCooperativeKernel", function, *shape)
+            else:
+                self._call("cuLaunchKernel", function, *shape, 0)
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        """PyTorch's context, also in a thread in which PyTorch has not used the device yet."""
+        self._call("cuCtxPushCurrent", self._primary)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
+
+    def _function(self, kernel: str, dtype: torch.dtype) -> Any:
+        function = self._functions.get((kernel, dtype))
+        if function is None:
+            module = self._module(dtype)
+            function = self._functions[kernel, dtype] = self._call("cuModuleGetFunction", module, kernel.encode())
+        return function
+
+    def _module(self, dtype: torch.dtype) -> Any:
+        if dtype not in self._modules:
+            code = compiled_code(SOURCE.read_text(), SOURCE.name, {"LOGIT": LOGITS[dtype]}, self._capability)
+            with self._context():
+                self._modules[dtype] = self._call("cuModuleLoadData", code)
+        return self._modules[dtype]
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        status, *results = getattr(self._driver, name)(*arguments)
+        if status != self._driver.CUresult.CUDA_SUCCESS:
+            raise KernelUnavailable(f"{name} fails on CUDA device {self._index}: {status.name}")
+        return results[0] if results else None
+
+
+@cache
+def cuda_device(index: int) -> CudaDevice | None:
+    """The device with our kernels; None, after one warning, where they cannot run."""
+    try:
+        device = CudaDevice(index)
+        for dtype in LOGITS:
+            device.resident("mask_logits", dtype)
+    except KernelUnavailable as error:
+        _LOGGER.warning("Logits are masked with plain tensor operations, which is slower: %s", error)
+        return None
+    return device
