@@ -180,12 +180,12 @@ async def test_a_body_that_is_no_json_object_is_refused(client: httpx.AsyncClien
 
 
 async def test_a_grammar_that_does_not_compile_is_refused_in_llguidances_words(client: httpx.AsyncClient) -> None:
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "integer"}}}}
-    error = await refusal(client, {**CHAT, "stream": True, "response_format": schema})
+    grammar = {"type": "lark_grammar", "lark_grammar": "start: missing_rule"}
+    error = await refusal(client, {**CHAT, "stream": True, "response_format": grammar})
 
     assert error["code"] == "invalid_grammar"
-    assert error["param"] == "response_format.json_schema.schema"
-    assert "not" in error["message"]
+    assert error["param"] == "response_format.lark_grammar"
+    assert "missing_rule" in error["message"]
 
 
 async def test_a_prompt_longer_than_the_context_is_refused(client: httpx.AsyncClient) -> None:

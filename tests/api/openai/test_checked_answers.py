@@ -26,7 +26,7 @@ from tests.api.openai.test_chat import events
 from tests.api.scripted_executor import ScriptedExecutor
 from tests.api.test_telemetry import Change
 
-NOTE = "At #: 'uniqueItems' is checked afterwards."
+NOTE = "'uniqueItems' at #/ is checked on the whole answer"
 SCHEMA = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 CHAT: dict[str, Any] = {

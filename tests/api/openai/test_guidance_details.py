@@ -189,3 +189,15 @@ async def test_any_strictness_is_taken_with_a_schema(client: httpx.AsyncClient, 
     ):
         response = await client.post("/v1/chat/completions", json={**CHAT, "guided_regex": None, **fields})
         assert response.status_code == 200, response.text
+
+
+async def test_the_document_describes_the_options_and_every_detail(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/docs.json")).json()
+    schemas = document["components"]["schemas"]
+
+    options = ["include_guidance", "fit_to_max_tokens", "check_attempts", "guided_strict"]
+    for body in ("ChatBody", "CompletionBody"):
+        assert all(schemas[body]["properties"][option]["description"] for option in options)
+    assert schemas["NamedSchema"]["properties"]["strict"]["description"]
+    assert set(schemas["ChoiceDetails"]["properties"]) == {"index", *added()}
+    assert "422" in document["paths"]["/v1/chat/completions"]["post"]["responses"]
