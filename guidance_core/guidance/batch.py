@@ -167,20 +167,20 @@ class GuidanceBatch:
         if way is None:
             raise Unsupported(
                 "This grammar's answers cannot be promised to be complete: no complete answer was found to begin with. "
-                "Leave 'complete' out, or write a grammar that is easier to bring to an end.",
-                param="complete",
+                "Leave 'fit_to_max_tokens' out, or write a grammar that is easier to bring to an end.",
+                param="fit_to_max_tokens",
             )
         if way.cost > max_tokens:
             raise InvalidRequest(
                 f"max_tokens is {max_tokens}, but the shortest complete answer known takes {way.cost} tokens under "
-                f"this grammar: set it to {way.cost} or more, or leave 'complete' out.",
+                f"this grammar: set it to {way.cost} or more, or leave 'fit_to_max_tokens' out.",
                 param="max_tokens",
             )
         needed = set(way.tokens).intersection(stop_token_ids)
         if needed:
             raise InvalidRequest(
                 f"stop_token_ids has {min(needed)}, a token that complete answers under this grammar are made of: "
-                "leave it out, or leave 'complete' out.",
+                "leave it out, or leave 'fit_to_max_tokens' out.",
                 param="stop_token_ids",
             )
         self._endings[sequence_id] = Ending(
