@@ -6,7 +6,7 @@ An `Endpoint` says everything about one of them once; the routes, the OpenAPI do
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -90,6 +90,7 @@ class Endpoint:
         body: what a POST takes.
         examples: bodies that run as they are, by name.
         parameters: path parameter → a value that runs as it is.
+        aliases: further paths that do the same; the OpenAPI document leaves them out.
         media_type: of a successful answer; None where it has no body.
     """
 
@@ -102,11 +103,12 @@ class Endpoint:
     body: type[RequestBody] | None = None
     examples: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
     media_type: str | None = "application/json"
 
-    def route(self) -> Route:
+    def routes(self) -> list[Route]:
         """For a Starlette application whose ``state.served`` is a `ServedModel`."""
-        return Route(self.path, self._handle, methods=[self.method], name=self.name)
+        return [Route(path, self._handle, methods=[self.method]) for path in (self.path, *self.aliases)]
 
     async def _handle(self, request: Request) -> Response:
         try:

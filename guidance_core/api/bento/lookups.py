@@ -25,7 +25,7 @@ def lookups() -> Starlette:
             Route("/v1/health/live", _live),
             Route("/v1/health/ready", _ready),
             Route("/v1/health/model", _model_health),
-            *(endpoint.route() for endpoint in ENDPOINTS),
+            *(route for endpoint in ENDPOINTS for route in endpoint.routes()),
         ],
         exception_handlers={HTTPException: http_failure},
     )

@@ -33,7 +33,7 @@ ROUTES = frozenset(
 )
 """Paths that metrics know by name."""
 
-_PATTERNS = {endpoint.path: compile_path(endpoint.path)[0] for endpoint in ENDPOINTS}
+_PATTERNS = {path: compile_path(path)[0] for endpoint in ENDPOINTS for path in (endpoint.path, *endpoint.aliases)}
 
 
 class RequestMiddleware:

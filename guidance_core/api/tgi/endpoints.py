@@ -155,19 +155,16 @@ ENDPOINTS = (
         examples=_EXAMPLES,
         media_type="text/event-stream",
     ),
-    *(
-        Endpoint(
-            DIALECT,
-            "POST",
-            path,
-            name,
-            "Continue a prompt: with `stream` as server-sent events, else as a list of one answer.",
-            compat_generate,
-            body=CompatGenerateBody,
-            examples=_EXAMPLES,
-        )
-        # Clients post to their base URL as they were given it.
-        for path, name in (("/tgi", "tgi"), ("/tgi/", "tgi_slash"))
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi",
+        "tgi",
+        "Continue a prompt: with `stream` as server-sent events, else as a list of one answer.",
+        compat_generate,
+        body=CompatGenerateBody,
+        examples=_EXAMPLES,
+        aliases=("/tgi/",),  # clients post to their base URL as they were given it
     ),
     Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
     Endpoint(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from guidance_core.errors import RequestError
+from guidance_core.errors import AnswerRejected, GenerationFailed, InvalidGrammar, RequestError
 
 _PREFIXES = {
     "validation": "Input validation error: ",
@@ -26,6 +26,8 @@ def error_response(
 ) -> JSONResponse:
     """An error answer. There is no field for ``param``: the message names it."""
     status, error_type = _translated(status, code)
+    if code == InvalidGrammar.code:
+        message = f"grammar is not valid: {message}"
     return JSONResponse(error_object(error_type, message), status, headers)
 
 
@@ -48,7 +50,7 @@ def _translated(status: int, code: str | None) -> tuple[int, str]:
             return 429, "overloaded"
         case 503:
             return 503, "healthcheck"
-        case _ if code in ("generation_failed", "answer_rejected"):
+        case _ if code in (GenerationFailed.code, AnswerRejected.code):
             return 424, "generation"
         case _ if status < 500:
             return 422, "validation"

@@ -156,16 +156,13 @@ def _max_tokens(model: LoadedModel, prompt_tokens: int, max_new_tokens: int | No
 
 
 def _constraint(grammar: Grammar) -> Constraint:
-    try:
-        match grammar:
-            case RegexGrammar(value=pattern):
-                return constraint.regex(pattern)
-            case JsonSchemaGrammar(value=named):
-                return constraint.json_schema(named.schema_)
-            case JsonGrammar(value=schema):
-                return constraint.json_schema(_parsed(schema) if isinstance(schema, str) else schema)
-    except InvalidGrammar as error:
-        raise InvalidGrammar(f"grammar is not valid: {error.message}", param="parameters.grammar.value") from None
+    match grammar:
+        case RegexGrammar(value=pattern):
+            return constraint.regex(pattern)
+        case JsonSchemaGrammar(value=named):
+            return constraint.json_schema(named.schema_)
+        case JsonGrammar(value=schema):
+            return constraint.json_schema(_parsed(schema) if isinstance(schema, str) else schema)
 
 
 def _parsed(schema: str) -> object:

@@ -224,8 +224,15 @@ async def test_the_document_has_every_endpoint_and_an_example_for_each_that_take
     routes = {route_of(path) for path in document["paths"]}
     assert routes >= {
         "/generate",
+        "/detokenize",
         "/livez",
         "/metrics",
+        "/tgi",
+        "/tgi/generate",
+        "/tgi/generate_stream",
+        "/tgi/health",
+        "/tgi/info",
+        "/tokenize",
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/health/live",
@@ -233,13 +240,22 @@ async def test_the_document_has_every_endpoint_and_an_example_for_each_that_take
         "/v1/health/ready",
         "/v1/models",
         "/v1/models/{model}",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model}",
+        "/v2/models/{model}/config",
+        "/v2/models/{model}/generate",
+        "/v2/models/{model}/generate_stream",
+        "/v2/models/{model}/ready",
     }
     for path, item in document["paths"].items():
         if "post" in item:
             content = item["post"]["requestBody"]["content"]["application/json"]
             examples = [example["value"] for example in content.get("examples", {}).values()]
             for body in examples or [content["schema"]["example"]]:
-                assert (await client.post(path, json=body)).status_code == 200, (path, body)
+                url = path.replace("{model}", MODEL)
+                assert (await client.post(url, json=body)).status_code == 200, (path, body)
 
 
 async def test_the_schema_tells_bentomls_clients_that_generate_is_a_stream(client: httpx.AsyncClient) -> None:
