@@ -20,6 +20,8 @@ from typing import Any, Literal
 import json5
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from guidance_core.tool_format import ToolFormatName
+
 PREFIX = "GUIDED_TRTLLM_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
@@ -48,6 +50,11 @@ class ModelSettings(_Section):
     chat_template: str | None = Field(
         None, description="File with a Jinja chat template to use instead of the model's own."
     )
+    tool_format: ToolFormatName | None = Field(
+        None,
+        description="How the model writes tool calls: `hermes`, `llama3_json`, `mistral`, `mistral_args`, or `json`, a "
+        "form that it is told in words; by default, what its chat template shows.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the checkpoint.")
 
 
@@ -72,6 +79,113 @@ class TorchSettings(_Section):
     step_timeout: float = Field(
         60.0, gt=0, description="Seconds without a finished step after which it counts as hung."
     )
+
+
+class TrtllmSettings(_Section):
+    """The TensorRT-LLM executor: the arguments of `tensorrt_llm.LLM`, under the names that llgtrt's runtime section has."""
+
+    guidance: Literal["auto", "batched", "engine", "processor"] = Field(
+        "auto",
+        description="How grammars are enforced: `batched` (our processor masks the whole batch; compiled engines), "
+        "`engine` (TensorRT-LLM's own llguidance; checkpoints), `processor` (ours, one request at a time; checkpoints). "
+        "`auto` is `batched` for compiled engines, `engine` for checkpoints.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of a checkpoint's weights.")
+    max_batch_size: int = Field(
+        128, ge=1, description="Most sequences in the running batch; a compiled engine's own limit where that is lower."
+    )
+    max_num_tokens: int = Field(8192, ge=1, description="Most tokens in one forward pass.")
+    max_model_len: int | None = Field(
+        None, ge=16, description="Most tokens of prompt and answer; by default the model's own."
+    )
+    scheduler_policy: Literal["max_utilization", "guaranteed_no_evict"] = Field(
+        "max_utilization",
+        description="`guaranteed_no_evict`: a sequence starts only when it can end without being paused.",
+    )
+    enable_chunked_context: bool = Field(
+        True, description="Run long prompts in pieces, between other sequences' steps."
+    )
+    enable_kv_cache_reuse: bool = Field(True, description="Reuse the KV cache of a prompt's known prefix.")
+    kv_cache_free_gpu_mem_fraction: float = Field(
+        0.9, gt=0, lt=1, description="Share of the GPU memory left after loading that the KV cache takes."
+    )
+    kv_cache_max_tokens: int | None = Field(None, ge=1, description="Most tokens in the KV cache.")
+    kv_cache_host_memory_megabytes: int = Field(
+        0, ge=0, description="Host memory that KV cache blocks are offloaded to."
+    )
+    kv_cache_onboard_blocks: bool = Field(
+        True, description="Bring offloaded blocks back to the GPU before they are reused."
+    )
+    kv_cache_dtype: Literal["auto", "fp8", "nvfp4"] = Field(
+        "auto", description="Of a checkpoint's KV cache; a compiled engine has its own."
+    )
+    secondary_offload_min_priority: int | None = Field(
+        None, ge=0, le=100, description="Only KV cache blocks with a higher priority are offloaded."
+    )
+    enable_batch_size_tuning: bool = Field(
+        True, description="Compiled engines: let the scheduler tune the batch size as it runs."
+    )
+    enable_max_num_tokens_tuning: bool = Field(
+        True, description="Compiled engines: let the scheduler tune the token budget as it runs."
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="GPUs, or groups of them, that share the layers.")
+    gpus_per_node: int | None = Field(None, ge=1, description="By default, what TensorRT-LLM finds.")
+    orchestrator: Literal["mpi", "ray"] = Field(
+        "mpi", description="What starts the processes of several GPUs; `ray` for checkpoints only."
+    )
+    overlap_scheduler: bool = Field(
+        False,
+        description="Checkpoints: prepare a step while the last one runs. Our processors then see each token too late, "
+        "so requests that need them (seed, logprobs, min_p, min_tokens, penalties, …) are refused.",
+    )
+    speculative: dict[str, Any] | None = Field(
+        None,
+        description="Checkpoints: TensorRT-LLM's speculative decoding, such as `{decoding_type: 'NGram', "
+        "max_draft_len: 4}`. Requests that need our processors are then refused.",
+    )
+    llm_args: dict[str, Any] = Field(
+        {}, description="Further arguments of `tensorrt_llm.LLM`, by its own names; none that the settings above set."
+    )
+    abort_timeout: float = Field(
+        5.0, gt=0, description="Seconds after which an aborted sequence counts as gone even if nothing confirms it."
+    )
+
+
+class TritonSettings(_Section):
+    """A Triton server that runs the model with TensorRT-LLM; the model's folder is needed for its tokenizer only."""
+
+    url: str = Field("localhost:8001", description="Host and port of the server's gRPC endpoint.")
+    model: str = Field(
+        "tensorrt_llm",
+        description="Name of a model there. The token-level one serves best; `ensemble`, `tensorrt_llm_bls` and the "
+        "model of TensorRT-LLM's LLM API work too: which it is, the server is asked.",
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="The engine's max_seq_len; by default the context in the model's config.json."
+    )
+    max_concurrency: int = Field(
+        256, ge=1, description="Most choices that the server is asked for at once; more wait here."
+    )
+    start_timeout: float = Field(300.0, gt=0, description="Seconds that the server is waited for at the start.")
+    request_timeout: float | None = Field(
+        None, gt=0, description="Seconds that an answer may take, from being sent to the server to its end."
+    )
+    response_timeout: float = Field(
+        60.0, gt=0, description="Seconds without a further token after which an answer is given up."
+    )
+    probe_interval: float = Field(5.0, gt=0, description="Seconds between questions whether the server is ready.")
+    longest_backoff: float = Field(
+        5.0, ge=0.1, description="Most seconds between attempts to reach a server that is gone; the first is after 0.1."
+    )
+    tls: bool = Field(False, description="Encrypt the connection.")
+    tls_root_certificates: str | None = Field(
+        None, description="PEM file with the certificates to trust; by default those that gRPC comes with."
+    )
+    tls_client_certificate: str | None = Field(
+        None, description="PEM file with the certificate to show to the server, for mutual TLS."
+    )
+    tls_client_key: str | None = Field(None, description="PEM file with that certificate's key.")
 
 
 class GuidanceSettings(_Section):
@@ -112,9 +226,11 @@ class ServerSettings(_Section):
 class Settings(_Section):
     """All of it."""
 
-    executor: Literal["torch"] = Field("torch", description="What runs the model.")
+    executor: Literal["torch", "trtllm", "triton"] = Field("torch", description="What runs the model.")
     model: ModelSettings = ModelSettings()
     torch: TorchSettings = TorchSettings()
+    trtllm: TrtllmSettings = TrtllmSettings()
+    triton: TritonSettings = TritonSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     server: ServerSettings = ServerSettings()
 

@@ -18,6 +18,8 @@ from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
 from guidance_core.output import Detokenizer
 from guidance_core.prompt import PromptTokenizer
+from guidance_core.prompt.tools import ToolUse
+from guidance_core.tool_format import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class LoadedModel:
     tag: str
     executor: Executor
     prompts: PromptTokenizer
+    tool_use: ToolUse
     detokenizer: Detokenizer
     grammars: GrammarCompiler
     fingerprint: str
@@ -146,6 +149,7 @@ async def load_model(settings: Settings) -> LoadedModel:
         tag=stored.tag,
         executor=executor,
         prompts=prompts,
+        tool_use=ToolUse(prompts, FORMATS[settings.model.tool_format] if settings.model.tool_format else None),
         detokenizer=Detokenizer(prompts.tokenizer),
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),

@@ -66,7 +66,11 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """A compiled chat template with the model's special tokens. Immutable; safe to share between threads."""
+    """A compiled chat template with the model's special tokens. Immutable; safe to share between threads.
+
+    Attributes:
+        source: the template's text.
+    """
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str] | None = None) -> None:
         """Compile a template.
@@ -82,11 +86,16 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"The chat template is not valid Jinja (line {error.lineno}): {error.message}") from error
+        self.source = source
         self._special_tokens = dict(special_tokens or {})
         self._developer_role = "developer" in source
         self._content_as_parts = not self._shows([{"role": "user", "content": _PROBE}]) and self._shows(
             [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
         )
+
+    def knows_role(self, role: str) -> bool:
+        """Whether messages of a role are rendered, before one of the user."""
+        return self._shows([{"role": role, "content": _PROBE}, {"role": "user", "content": "Hello"}])
 
     def render(
         self,

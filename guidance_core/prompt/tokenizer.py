@@ -73,6 +73,11 @@ class PromptTokenizer:
         """Whether `chat` can work at all."""
         return "default" in self._templates
 
+    def template(self, *, for_tools: bool = False) -> ChatTemplate | None:
+        """The chat template, if the model has one; for tools, its own one for them where it has that."""
+        default = self._templates.get("default")
+        return self._templates.get("tool_use", default) if for_tools else default
+
     def chat(
         self,
         messages: Sequence[Message],
@@ -100,8 +105,7 @@ class PromptTokenizer:
             Unsupported: a content part that is not text.
             ContextLengthExceeded: the messages cannot fit into ``context``.
         """
-        template = self._templates.get("tool_use") if tools is not None else None
-        template = template or self._templates.get("default")
+        template = self.template(for_tools=tools is not None)
         if template is None:
             raise InvalidRequest(
                 "This model has no chat template. Use /v1/completions with a plain prompt, or name a template file in "

@@ -4,17 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guidance_core.errors import InvalidRequest
 from guidance_core.prompt.messages import Message
-from guidance_core.tool_format import ToolFormat
+from guidance_core.prompt.tokenizer import PromptTokenizer
+from guidance_core.tool_format import JSON, ToolFormat, detect
 
 Tool = Mapping[str, Any]
 """A tool in OpenAI's shape: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 
+
+class ToolUse:
+    """How one model is told of tools, and how it writes calls.
+
+    Attributes:
+        format: of its calls.
+        token_ids: of those parts of the format that are special tokens of the model.
+    """
+
+    def __init__(self, prompts: PromptTokenizer, tool_format: ToolFormat | None = None) -> None:
+        """Find out.
+
+        Args:
+            prompts: the model's tokenizer and templates.
+            tool_format: use this one; by default, what the chat template shows.
+        """
+        template = prompts.template(for_tools=True)
+        shown = JSON if template is None else detect(template.source)
+        self.format = tool_format or shown
+        special = prompts.tokenizer.get_added_tokens_decoder()
+        self.token_ids = {
+            token.content: token_id
+            for token_id, token in special.items()
+            if token.special and token.content in self.format.special_tokens
+        }
+        self._prompts = prompts
+        self._in_template = JSON not in (shown, self.format)
+        self._system_role = template is None or template.knows_role("system")
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[Tool], **options: Any) -> tuple[int, ...]:
+        """The token ids of a conversation with tools, or with earlier calls.
+
+        Args:
+            messages: in OpenAI's shape.
+            tools: what may be called; may be empty.
+            options: see `PromptTokenizer.chat`, which raises the errors too.
+        """
+        if self._in_template:
+            return self._prompts.chat(for_template(messages, self.format), tools=tools or None, **options)
+        told = in_words(messages, tools, self.format, system_role=self._system_role)
+        return self._prompts.chat(told, **options)
+
+
 _ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def new_call_id(tool_format: ToolFormat) -> str:
+    """A fresh id for a call, which the model's template will take back."""
+    prefix = "" if tool_format.call_id < 24 else "call_"
+    return prefix + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(tool_format.call_id))
 
 
 def for_template(messages: Sequence[Message], tool_format: ToolFormat) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.output import Detokenizer
 from guidance_core.prompt import PromptTokenizer
+from guidance_core.prompt.tools import ToolUse
 from tests.api.scripted_executor import ScriptedExecutor, answer
 
 MODEL = "smollm2-135m-instruct"
@@ -39,7 +40,9 @@ async def executor() -> ScriptedExecutor:
 def loaded(tokenizers: tuple[PromptTokenizer, LLTokenizer], executor: ScriptedExecutor) -> LoadedModel:
     prompts, ll_tokenizer = tokenizers
     grammars = GrammarCompiler(ll_tokenizer, GuidanceSettings())
-    return LoadedModel("smollm2:1", executor, prompts, Detokenizer(prompts.tokenizer), grammars, "fp_test")
+    return LoadedModel(
+        "smollm2:1", executor, prompts, ToolUse(prompts), Detokenizer(prompts.tokenizer), grammars, "fp_test"
+    )
 
 
 @pytest_asyncio.fixture

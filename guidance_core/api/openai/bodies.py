@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 import bentoml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import from_json
 from starlette.requests import Request
 from typing_extensions import Self
 
 from guidance_core.api.openai import examples
 from guidance_core.api.openai.constraints import ConstraintFields
+from guidance_core.api.openai.tools import Tool, ToolCall, ToolChoice
 from guidance_core.errors import InvalidRequest, Unsupported
 
 MAX_TOP_LOGPROBS = 20
@@ -147,12 +148,23 @@ class Message(BaseModel):
 
     model_config = _STRICT
 
-    role: str = Field(description="`system`, `developer`, `user` or `assistant`.")
+    role: str = Field(description="`system`, `developer`, `user`, `assistant` or `tool`.")
     content: Annotated[
         str | list[dict[str, Any]] | None,
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
     ] = Field(None, description="Text, or a list of parts of type `text`.")
     name: str | None = Field(None, description="Of the participant; refused where the model's template ignores it.")
+    tool_calls: list[ToolCall] | None = Field(None, description="What the assistant called; as it was answered.")
+    tool_call_id: str | None = Field(None, description="In a message of role `tool`: the call whose result it is.")
+    annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, message: Any) -> Any:
+        # Clients send answers back with all the fields that they did not have.
+        if not isinstance(message, dict):
+            return message
+        return {key: value for key, value in message.items() if value is not None}
 
 
 _NOT_IN_CHAT: dict[str, tuple[object, ...]] = {
@@ -167,8 +179,6 @@ _NOT_IN_CHAT: dict[str, tuple[object, ...]] = {
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tool_choice": ("none",),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -192,7 +202,11 @@ class ChatBody(GenerationBody):
     metadata: dict[str, str] | None = Field(None, description="Accepted; has no effect on the answer.")
     safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
     prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
-    parallel_tool_calls: bool | None = Field(None, description="Accepted; there are no tools to call.")
+    tools: list[Tool] | None = Field(None, max_length=128, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(
+        None, description="`auto` (the default with tools), `none`, `required`, one function, or some of them."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether one message may have several calls.")
 
     @classmethod
     def unsupported(cls) -> Mapping[str, tuple[object, ...]]:

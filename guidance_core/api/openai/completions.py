@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.answer import Answer, merged
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.openai.bodies import CompletionBody
+from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
 from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
 from guidance_core.api.openai.usage import usage_of
@@ -42,7 +43,7 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
             "that one request may have.",
             param="prompt" if len(body.prompt) > 1 else "n",
         )
-    compilation = await compilation_of(model, served.settings.guidance, body)
+    compilation = await compilation_of(model, served.settings.guidance, constraint_of(body), stream=body.stream)
     grammar = None if compilation is None else compilation.grammar
     answers = [await _answer(served, model, body, prompt, grammar) for prompt in body.prompt]
     head = {

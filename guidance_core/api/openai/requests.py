@@ -6,7 +6,7 @@ import uuid
 
 from guidance_core.api.constrained import compiled
 from guidance_core.api.openai.bodies import GenerationBody
-from guidance_core.api.openai.constraints import constraint_of
+from guidance_core.api.openai.constraints import FieldConstraint
 from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import GuidanceSettings, ServerSettings
@@ -15,18 +15,18 @@ from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
 from guidance_core.grammar.compiler import Compilation
 
 
-async def compilation_of(model: LoadedModel, settings: GuidanceSettings, body: GenerationBody) -> Compilation | None:
+async def compilation_of(
+    model: LoadedModel, settings: GuidanceSettings, found: FieldConstraint | None, *, stream: bool
+) -> Compilation | None:
     """The compiled constraint of a request.
 
     Raises:
-        InvalidRequest: several constraints.
         InvalidGrammar: it does not compile; ``param`` names the field.
         Unsupported: a stream of what is checked as a whole, where these are refused.
     """
-    found = constraint_of(body)
     if found is None:
         return None
-    return await compiled(model, settings, found.constraint, param=found.param, stream=body.stream)
+    return await compiled(model, settings, found.constraint, param=found.param, stream=stream)
 
 
 def check_budget(settings: GuidanceSettings, body: GenerationBody) -> CheckBudget:
