@@ -14,7 +14,7 @@ from openai.types import CompletionChoice
 from openai.types.chat import ChatCompletionMessageParam
 from tokenizers import Tokenizer
 
-from tests.integration.conftest import MODEL
+from tests.integration.conftest import MODEL, Server, wait_until
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name some numbers."}]
 UNIQUE = {
@@ -65,6 +65,18 @@ def test_its_stream_is_the_same_answer(openai: OpenAI) -> None:
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage is not None
     assert (chunks[-1].usage.model_extra or {})["guidance"]["choices"][0]["attempts"] >= 1
+
+
+def test_a_client_that_leaves_a_held_stream_frees_every_slot(server: Server, openai: OpenAI) -> None:
+    many = {**UNIQUE, "minItems": 100, "maxItems": 100}
+    stream = openai.chat.completions.create(
+        model=MODEL, messages=ASK, n=3, stream=True, response_format=schema_format(many)
+    )
+    assert next(stream).choices[0].delta.role == "assistant"
+    assert server.running() > 0
+    stream.close()
+
+    wait_until(lambda: server.running() == 0, seconds=20)
 
 
 def test_what_the_model_cannot_get_right_is_an_error_and_no_answer(openai: OpenAI, model_path: Path) -> None:
