@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from guidance_core.config import TorchSettings
 from guidance_core.executors.torch import attention, self_check
-from guidance_core.executors.torch.attention import AttentionPlan, Span
+from guidance_core.executors.torch.attention_plan import AttentionPlan, Span
 from guidance_core.executors.torch.kv_cache import KVCache
 from guidance_core.executors.torch.packed_linear import can_pack, pack_linear_layers
 from guidance_core.executors.torch.segment import Segment

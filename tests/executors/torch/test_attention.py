@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from guidance_core.executors.torch import attention
-from guidance_core.executors.torch.attention import AttentionPlan, Span, slot_attention
+from guidance_core.executors.torch.attention import slot_attention
+from guidance_core.executors.torch.attention_plan import AttentionPlan, Span
 
 CPU = torch.device("cpu")
 SLOTS, MAX_LEN, HEAD_DIM = 9, 900, 8
@@ -13,8 +14,9 @@ DECODE = [Span(2, 40, 1), Span(3, 40, 1), Span(4, 40, 1)]
 RAGGED = [Span(7, 3, 1), Span(1, 0, 1), Span(4, 30, 1), Span(5, 31, 1)]
 VERY_RAGGED = [Span(0, 5, 1), Span(6, 800, 1), Span(3, 7, 1), Span(1, 790, 1)]
 MANY_KEYS = [Span(slot, 200 + slot, 1) for slot in (0, 1, 2, 3, 5, 6, 7, 8)]
-CHUNKS = [Span(0, 0, 12), Span(5, 20, 3), Span(2, 7, 9)]
-MIXED = [Span(5, 20, 3), Span(1, 6, 1), Span(0, 0, 12), Span(8, 33, 1)]
+FORCED = [Span(0, 0, 12), Span(5, 20, 3), Span(2, 7, 9)]
+CHUNKS = [Span(0, 0, 30), Span(5, 20, 3), Span(2, 7, 19)]
+MIXED = [Span(5, 20, 3), Span(1, 6, 1), Span(0, 0, 22), Span(8, 33, 1), Span(3, 500, 2)]
 
 
 def textbook(query, keys, values, span, scaling, window, softcap, sinks):
@@ -34,7 +36,7 @@ def textbook(query, keys, values, span, scaling, window, softcap, sinks):
     return torch.einsum("hqk,hkd->qhd", weights / total, values)
 
 
-@pytest.mark.parametrize("spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, CHUNKS, MIXED], ids=len)
+@pytest.mark.parametrize("spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, FORCED, CHUNKS, MIXED], ids=len)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dtype"),
     [(4, 2, torch.float32), (3, 3, torch.float32), (4, 2, torch.bfloat16), (3, 3, torch.bfloat16)],

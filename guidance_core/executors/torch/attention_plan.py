@@ -1,0 +1,199 @@
+"""Who attends to what in one forward pass: the same for all layers, so it is planned once.
+
+Sequences that run a few tokens each (one, or some that a grammar forced) attend together, in as few calls as pays;
+those that run many (chunks of prompts) each in a call of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+_MOST_QUERIES = 16
+"""Segments of up to so many tokens attend together, padded to the longest of them."""
+
+_CALL_COST = 700
+"""One more call costs as much as attending to this many more keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one sequence that take part in a forward pass.
+
+    Attributes:
+        slot: where the sequence's keys and values are.
+        start: position of the first token.
+        length: how many tokens.
+    """
+
+    slot: int
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """How many keys the last token sees."""
+        return self.start + self.length
+
+
+class Group:
+    """Sequences that attend in one call, a row each, padded to the same numbers of tokens and of keys.
+
+    Attributes:
+        rows: of the call, as many as sequences.
+        queries: tokens of each row, with padding.
+        tokens: of the flat batch, without padding.
+    """
+
+    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+        """Plan a call.
+
+        Args:
+            spans: sorted by slot.
+            device: where the masks are made.
+        """
+        self.rows = len(spans)
+        self.queries = max(span.length for span in spans)
+        self.tokens = sum(span.length for span in spans)
+        self._spans = spans
+        self._device = device
+        self._longest = max(span.end for span in spans)
+        self._shortest = min(span.start + 1 for span in spans)
+        self._in_place = spans[-1].slot - spans[0].slot == self.rows - 1
+        self._source, self._place = None, None
+        if self.tokens < self.rows * self.queries:
+            source, place = [], []
+            for row, span in enumerate(spans):
+                # What pads a row repeats its last token.
+                source.extend(len(place) + offset for offset in self._offsets(span))
+                place.extend(range(row * self.queries, row * self.queries + span.length))
+            self._source, self._place = torch.tensor(source, device=device), torch.tensor(place, device=device)
+        self._keys: dict[int | None, torch.Tensor] = {}
+        self._masks: dict[int | None, torch.Tensor | None] = {}
+        self._biases: dict[int | None, torch.Tensor] = {}
+
+    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
+        """``[tokens, …]`` of the flat batch as ``[rows * queries, …]``."""
+        return tokens if self._source is None else tokens.index_select(0, self._source)
+
+    def unpad(self, outputs: torch.Tensor) -> torch.Tensor:
+        """``[rows * queries, …]`` as ``[tokens, …]`` of the flat batch."""
+        return outputs if self._place is None else outputs.index_select(0, self._place)
+
+    def select(self, slab: torch.Tensor, window: int | None) -> torch.Tensor:
+        """The part ``[rows, kv_heads, keys, head_dim]`` of a slab that the rows see between them.
+
+        A view where the slots are neighbours. Elsewhere a copy, which costs little: attention in half precision makes
+        one anyway.
+        """
+        if self._in_place:
+            first = self._spans[0].slot
+            return slab[first : first + self.rows, :, self._first_key(window) : self._longest]
+        if window not in self._keys:
+            self._keys[window] = self._find_keys(window, slab.shape[2])
+        # A token's heads lie together: one row of a matrix.
+        tokens = slab.transpose(1, 2).flatten(2).flatten(0, 1)
+        kv_heads, head_dim = slab.shape[1], slab.shape[3]
+        selected = tokens.index_select(0, self._keys[window])
+        return selected.view(self.rows, -1, kv_heads, head_dim).transpose(1, 2)
+
+    def mask(self, window: int | None) -> torch.Tensor | None:
+        """Which of the keys of `select` each token sees, bool ``[rows, queries, keys]``; None where all see all."""
+        if window not in self._masks:
+            self._masks[window] = None if self._shortest == self._longest else self._make_mask(window)
+        return self._masks[window]
+
+    def bias(self, window: int | None) -> torch.Tensor:
+        """The same to be added to scores: float32 0 or -inf, ``[rows, 1, queries, keys]`` or ``[1, 1, 1, 1]``."""
+        if window not in self._biases:
+            mask = self.mask(window)
+            bias = torch.zeros((1, 1) if mask is None else mask.shape[1:], device=self._device)
+            self._biases[window] = bias[None, None] if mask is None else _minus_infinity_outside(mask)
+        return self._biases[window]
+
+    def _first_key(self, window: int | None) -> int:
+        return 0 if window is None else max(0, self._shortest - window)
+
+    def _positions(self, window: int | None) -> torch.Tensor:
+        return torch.arange(self._first_key(window), self._longest, device=self._device)
+
+    def _offsets(self, span: Span) -> list[int]:
+        """Of the tokens of a row within its span."""
+        return [min(offset, span.length - 1) for offset in range(self.queries)]
+
+    def _find_keys(self, window: int | None, max_len: int) -> torch.Tensor:
+        """Rows of a slab's tokens, in the order of `select`; padding repeats a sequence's last key."""
+        slots = torch.tensor([span.slot for span in self._spans], device=self._device)[:, None]
+        last = torch.tensor([span.end - 1 for span in self._spans], device=self._device)[:, None]
+        return (slots * max_len + torch.minimum(self._positions(window), last)).view(-1)
+
+    def _make_mask(self, window: int | None) -> torch.Tensor:
+        ends = [[span.start + offset + 1 for offset in self._offsets(span)] for span in self._spans]
+        seen = torch.tensor(ends, device=self._device)[:, :, None]
+        positions = self._positions(window)
+        mask = positions < seen
+        return mask if window is None else mask & (positions >= seen - window)
+
+
+class AttentionPlan:
+    """Who attends to what in one forward pass, and in which order the tokens lie in its flat batch.
+
+    Attributes:
+        order: indices of the spans, as they follow one another in the flat batch.
+        groups: those of few tokens, first in the batch.
+        chunks: those of many tokens, after them.
+    """
+
+    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+        """Plan a pass over these spans, all of different slots."""
+        single = [i for i, span in enumerate(spans) if span.length == 1]
+        short = [i for i, span in enumerate(spans) if 1 < span.length <= _MOST_QUERIES]
+        chunks = [i for i, span in enumerate(spans) if span.length > _MOST_QUERIES]
+        groups = [*_cut_by_length(single, spans), *_cut_by_length(short, spans)]
+        self.order = [*itertools.chain.from_iterable(groups), *chunks]
+        self.groups = [Group([spans[i] for i in group], device) for group in groups]
+        self.chunks = [spans[i] for i in chunks]
+        self._device = device
+        self._masks: dict[tuple[Span, int | None], torch.Tensor | None] = {}
+
+    def chunk_mask(self, chunk: Span, window: int | None) -> torch.Tensor | None:
+        """Which keys each token of a chunk sees, bool ``[length, keys]``; None where it is all up to itself.
+
+        Keys begin where the chunk's first token sees its first one: at `first_key`.
+        """
+        if (chunk, window) not in self._masks:
+            plain = chunk.start == 0 and (window is None or chunk.length <= window)
+            self._masks[chunk, window] = None if plain else self._make_mask(chunk, window)
+        return self._masks[chunk, window]
+
+    def _make_mask(self, chunk: Span, window: int | None) -> torch.Tensor:
+        queries = torch.arange(chunk.start, chunk.end, device=self._device)[:, None]
+        keys = torch.arange(first_key(chunk.start, window), chunk.end, device=self._device)
+        mask = keys <= queries
+        return mask if window is None else mask & (keys > queries - window)
+
+
+def first_key(position: int, window: int | None) -> int:
+    """The lowest position that a token at ``position`` sees."""
+    return 0 if window is None else max(0, position + 1 - window)
+
+
+def _minus_infinity_outside(mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)[:, None]
+
+
+def _cut_by_length(indices: Sequence[int], spans: Sequence[Span]) -> list[list[int]]:
+    """Divide spans where padding the shorter ones would cost more than a call of their own; each group by slot."""
+    groups: list[list[int]] = []
+    longest = waste = 0
+    for index in sorted(indices, key=lambda i: -spans[i].end):
+        waste += longest - spans[index].end
+        if not groups or waste > _CALL_COST:
+            groups.append([])
+            longest, waste = spans[index].end, 0
+        groups[-1].append(index)
+    return [sorted(group, key=lambda i: spans[i].slot) for group in groups]
