@@ -152,19 +152,19 @@ class _State:
         matcher: before ``step`` is taken.
         tokens: before ``step``.
         step: what to take next.
-        depth: brackets and quotes open, counted from the search's start.
+        detours: how far down the lists of what is best next the steps were, all together.
     """
 
     matcher: LLMatcher
     tokens: tuple[int, ...]
     step: tuple[int, ...]
-    depth: int
+    detours: int
 
 
 def find_way(
     matcher: LLMatcher, vocabulary: Vocabulary, *, most: int, old: Sequence[int] = (), states: int = _MOST_STATES
 ) -> Way | None:
-    """Search a way to an end, best first.
+    """Search a way to an end: where always the best next step leads, then the ways with fewest detours from that.
 
     Args:
         matcher: a copy that the search may use; it is not changed.
@@ -197,11 +197,10 @@ def find_way(
             return Way(way.tokens, tight.stops)
         if here.is_stopped() or len(tokens) >= most:
             continue
-        for step, text in _steps(here, vocabulary):
+        for rank, step in enumerate(_steps(here, vocabulary)):
             if len(tokens) + len(step) <= most:
-                depth = max(0, state.depth + _opened(text))
-                estimate = len(tokens) + len(step) + 2 * depth
-                heapq.heappush(queue, (estimate, next(order), _State(here, tokens, step, depth)))
+                following = _State(here, tokens, step, state.detours + rank)
+                heapq.heappush(queue, (following.detours, next(order), following))
     return None
 
 
@@ -230,20 +229,13 @@ def _rejoin(
     return None
 
 
-def _steps(matcher: LLMatcher, vocabulary: Vocabulary) -> Iterator[tuple[tuple[int, ...], bytes]]:
-    """What to try next, as (tokens, their text); what is better comes later."""
+def _steps(matcher: LLMatcher, vocabulary: Vocabulary) -> list[tuple[int, ...]]:
+    """What to try next, best first."""
     forced = matcher.compute_ff_tokens()
     if forced and all(token < vocabulary.size and token not in vocabulary.ends for token in forced):
-        yield tuple(forced), vocabulary.tokenizer.decode_bytes(forced)
-        return
+        return [tuple(forced)]
     mask = matcher.compute_bitmask()
     steps = [(token, text) for token, text in vocabulary.structure if mask[token >> 3] >> (token & 7) & 1]
     if not any(text[:1] in b'"}]' for _, text in steps):
         steps += vocabulary.longest_allowed(mask, _SOME)
-    for token, text in reversed(steps):
-        yield (token,), text
-
-
-def _opened(text: bytes) -> int:
-    """By how many brackets a text opens more than it closes."""
-    return text.count(b"{") + text.count(b"[") - text.count(b"}") - text.count(b"]")
+    return [(token,) for token, _ in steps]

@@ -52,7 +52,10 @@ class Vocabulary:
 
     @cached_property
     def structure(self) -> tuple[tuple[int, bytes], ...]:
-        """(id, bytes) of the tokens that JSON's structure is made of: those that close the most come first."""
+        """(id, bytes) of the tokens that JSON's structure is made of: those that close more than they open come first.
+
+        A quote comes before a bracket, which within a string closes nothing.
+        """
         groups: list[list[tuple[int, bytes]]] = [[] for _ in range(len(_STRUCTURE) + 1)]
         for text, token in self.ids.items():
             if text in _WORDS:
@@ -61,16 +64,19 @@ class Vocabulary:
                 group = next((i for i, letters in enumerate(_STRUCTURE) if letters.issuperset(text)), None)
                 if group is not None:
                     groups[group].append((token, text))
-        return tuple(pair for group in groups for pair in sorted(group, key=lambda pair: (-len(pair[1]), pair[0])))
+        return tuple(pair for group in groups for pair in sorted(group, key=_rank))
 
     @cached_property
     def _by_length(self) -> tuple[npt.NDArray[np.int64], list[bytes]]:
         """Ids and bytes of all tokens, those with the most bytes first."""
-        pairs = sorted(self.ids.items(), key=lambda pair: (-len(pair[0]), pair[1]))
+        pairs = sorted(self.ids.items(), key=lambda pair: (pair[0].isspace(), -len(pair[0]), pair[1]))
         return np.array([token for _, token in pairs]), [text for text, _ in pairs]
 
     def longest_allowed(self, mask: bytes, count: int) -> list[tuple[int, bytes]]:
-        """(id, bytes) of the longest tokens of a mask, as `LLMatcher.compute_bitmask` gives it."""
+        """(id, bytes) of the longest tokens of a mask, as `LLMatcher.compute_bitmask` gives it.
+
+        Tokens of nothing but white space come last: they rarely lead anywhere.
+        """
         tokens, texts = self._by_length
         allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         return [(int(tokens[place]), texts[place]) for place in np.flatnonzero(allowed[tokens])[:count]]
@@ -103,3 +109,9 @@ class Vocabulary:
             tokens.append(token)
             end -= len(self.tokenizer.decode_bytes([token]))
         return tokens[::-1]
+
+
+def _rank(pair: tuple[int, bytes]) -> tuple[bool, int, int, int]:
+    token, text = pair
+    opened = text.count(b"{") + text.count(b"[") - text.count(b"}") - text.count(b"]")
+    return (text[:1] != b'"', opened, -len(text), token)
