@@ -21,3 +21,11 @@ def create_executor(model_path: Path, settings: Settings) -> Executor:
             from guidance_core.executors.torch.executor import TorchExecutor
 
             return TorchExecutor(model_path, settings)
+        case "triton":
+            from guidance_core.executors.triton.executor import TritonExecutor
+
+            return TritonExecutor(model_path, settings)
+        case "trtllm":
+            from guidance_core.executors.trtllm.executor import TrtllmExecutor
+
+            return TrtllmExecutor(model_path, settings)

@@ -1,0 +1,1 @@
+"""A remote Triton Inference Server that runs TensorRT-LLM. `executor` is the entrance."""
