@@ -76,7 +76,7 @@ class GrammarCompiler:
             self._compiled.popitem(last=False)
         try:
             # Shielded: a client that goes away must not cancel what another one waits for.
-            grammar = await asyncio.shield(future)
+            grammar = future.result() if future.done() else await asyncio.shield(future)
         except InvalidGrammar as error:
             raise InvalidGrammar(error.message, param=param) from error
         return Compilation(grammar, time.perf_counter() - start, cached)

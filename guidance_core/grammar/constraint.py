@@ -9,6 +9,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
+from pydantic_core import to_json
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
@@ -189,7 +190,9 @@ def _tools_translation(definition: dict[str, Any]) -> Translation:
         [Function(**function) for function in definition["functions"]],
         required=definition["required"],
         parallel=definition["parallel"],
-        answer=given and Answer(given.translations(), json.loads(given.definition) if given.is_json else None),
+        answer=None
+        if given is None
+        else Answer(given.translations(), json.loads(given.definition) if given.is_json else None),
         token_ids=definition["token_ids"],
     )
 
@@ -207,6 +210,13 @@ def _constraint(kind: GrammarKind, definition: Any, *, exact: bool = False) -> C
 
 
 def _json(value: Any) -> str:
+    """JSON text; pydantic's writer is several times as fast as the standard library's, but it has no limits."""
+    try:
+        text: str = to_json(value).decode()
+        if "NaN" not in text and "Infinity" not in text:
+            return text
+    except ValueError:
+        pass  # which the standard library may explain, or even write
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from llguidance import LLMatcher
 from guidance_core.generation import GrammarRoute
 from guidance_core.grammar.check import CheckError, readings
 from guidance_core.grammar.compatibility import understands
+from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewriter import Effort, Rewriter
 from guidance_core.grammar.satisfiable import has_finite_instance
@@ -65,17 +66,18 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
     Raises:
         InvalidGrammar: the schema is malformed, or needs what cannot be promised; the message names the place.
     """
-    _check_depth(json.loads(text))
+    root = json.loads(text)
+    _check_depth(root)
     sources: set[str] = set()
     for effort in Effort:
-        translation = _translate(text, effort, exact=exact)
+        # Rewriting works in place; the text is parsed again only where llguidance refused.
+        translation = _translate(text, root if effort is Effort.LEAST else json.loads(text), effort, exact=exact)
         if translation.source not in sources:
             sources.add(translation.source)
             yield translation
 
 
-def _translate(text: str, effort: Effort, *, exact: bool) -> Translation:
-    root = json.loads(text)
+def _translate(text: str, root: Schema, effort: Effort, *, exact: bool) -> Translation:
     options = {"whitespace_pattern": WHITESPACE} | _checked_options(root.pop("x-guidance", {}))
     rewriter = Rewriter(text, root, effort)
     rewriter.rewrite()

@@ -19,7 +19,11 @@ _STRINGS = frozenset({"$ref", "$recursiveRef", "$dynamicRef", "$id", "$schema", 
 _COUNTS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
+_HOLD_SCHEMAS = _SCHEMA | _SCHEMAS | _NAMED_SCHEMAS | {"items", "dependencies"}
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_RESTRICTED = _STRINGS | _COUNTS | _SCHEMAS | _NAMED_SCHEMAS | {*BOUNDS, "type", "const", "enum", "multipleOf"}
+_RESTRICTED |= {"required", "uniqueItems", "dependencies", "dependentRequired"}
+"""Keywords whose values `malformed` looks at."""
 _LARGEST_COUNT = 2**31 - 1
 _LARGEST_INTEGER = 2**53
 _MOST_DIGITS = 15
@@ -28,6 +32,8 @@ _MOST_DIGITS = 15
 def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
     """Each place where the schema's keywords hold a schema, as (relative JSON pointer, what is there)."""
     for keyword, value in schema.items():
+        if keyword not in _HOLD_SCHEMAS:
+            continue
         if keyword in _SCHEMA or (keyword == "items" and not isinstance(value, list)):
             yield keyword, value
         elif (keyword in _SCHEMAS or keyword == "items") and isinstance(value, list):
@@ -59,6 +65,8 @@ def resolve(root: Schema, reference: str) -> Any:
 def malformed(schema: Schema) -> str | None:
     """What no meta-schema allows in this schema's own keywords (not in its subschemas), as a sentence, or None."""
     for keyword, value in schema.items():
+        if keyword not in _RESTRICTED:
+            continue
         expected = _expected(keyword, value)
         if expected is not None:
             return f"'{keyword}' must be {expected}, not {_shown(value)}"

@@ -56,7 +56,7 @@ _UNSUPPORTED = frozenset(
 )
 """What llguidance does not take at all."""
 _SOMETIMES_SUPPORTED = frozenset({"oneOf", "minProperties", "maxProperties", "$ref", "allOf"})
-_ANNOTATIONS = ("deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor")
+_ANNOTATIONS = frozenset({"deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor"})
 
 
 class Effort(IntEnum):
@@ -141,13 +141,13 @@ class Rewriter:
         if isinstance(schema, bool) or id(schema) in self._seen:
             return
         self._seen.add(id(schema))
-        for keyword, values in _CONSTRAIN_NOTHING.items():
-            if keyword in schema and any(
-                type(schema[keyword]) is type(value) and schema[keyword] == value for value in values
-            ):
-                del schema[keyword]
-        for keyword in _ANNOTATIONS:
-            schema.pop(keyword, None)
+        if not _CONSTRAIN_NOTHING.keys().isdisjoint(schema):
+            for keyword in _CONSTRAIN_NOTHING.keys() & schema:
+                values = _CONSTRAIN_NOTHING[keyword]
+                if any(type(schema[keyword]) is type(value) and schema[keyword] == value for value in values):
+                    del schema[keyword]
+        for keyword in _ANNOTATIONS.intersection(schema):
+            del schema[keyword]
         if self._rewrites:
             self._cover(path, schema)
         for relative, child in list(subschemas(schema)):

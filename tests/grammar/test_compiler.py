@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 async def test_a_grammar_says_what_it_came_from(compiler: GrammarCompiler) -> None:
     grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert grammar.kind == "json_schema"
-    assert '"required": ["a"]' in grammar.definition
+    assert json.loads(grammar.definition) == SCHEMA
     assert compiler.accepts(grammar, b'{"a": 1}')
     assert not compiler.accepts(grammar, b'{"a": "1"}')
     assert not compiler.accepts(grammar, b'{"a": 1')

@@ -12,6 +12,8 @@ from guidance_core.grammar.rewrites.ledger import Ledger
 
 def rewrite_strings(path: str, schema: Schema, ledger: Ledger) -> None:
     """Replace patterns by those that every reading shares, and formats by patterns or by nothing."""
+    if "pattern" not in schema and "format" not in schema:
+        return
     patterns: list[str] = []
     if "pattern" in schema:
         patterns.extend(_translated(path, schema.pop("pattern"), ledger))
