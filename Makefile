@@ -54,9 +54,10 @@ browser:
 	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-.venv/developing: requirements-dev.txt .venv/serving | .venv/bin/python
+.venv/developing: requirements-dev.txt requirements-clients.txt .venv/serving | .venv/bin/python
 	@echo "==> Installing what tests and checks need"
 	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) --no-deps -r requirements-clients.txt
 	@touch $@
 
 clean:  ## remove the environment and caches (models stay in the Bento store)

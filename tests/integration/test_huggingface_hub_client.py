@@ -1,0 +1,55 @@
+"""`huggingface_hub`'s inference client against the running service, as it speaks to text-generation-inference."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
+
+from tests.integration.conftest import Server
+
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> InferenceClient:
+    return InferenceClient(model=f"{server.url}/tgi", timeout=60)
+
+
+def test_text_comes_whole_in_pieces_and_with_details(client: InferenceClient) -> None:
+    whole = client.text_generation(PROMPT, max_new_tokens=6)
+    pieces = list(client.text_generation(PROMPT, max_new_tokens=6, stream=True))
+    details = client.text_generation(PROMPT, max_new_tokens=6, details=True)
+    events = list(client.text_generation(PROMPT, max_new_tokens=6, details=True, stream=True))
+
+    assert "Paris" in whole
+    assert "".join(pieces) == whole == details.generated_text == events[-1].generated_text
+    assert len(pieces) == details.details.generated_tokens == 6
+    assert [token.text for token in details.details.tokens] == pieces
+    assert events[-1].details.finish_reason == details.details.finish_reason == "length"
+
+
+def test_the_full_text_begins_with_the_prompt(client: InferenceClient) -> None:
+    assert client.text_generation(PROMPT, max_new_tokens=2, return_full_text=True).startswith(PROMPT)
+
+
+def test_a_grammar_holds(client: InferenceClient) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["happy", "sad"]}},
+        "required": ["mood"],
+        "additionalProperties": False,
+    }
+    text = client.text_generation(
+        "How are you? ", max_new_tokens=32, grammar={"type": "json", "value": schema}, temperature=1.5, seed=3
+    )
+
+    jsonschema.validate(json.loads(text), schema)
+
+
+def test_the_client_raises_its_own_errors(client: InferenceClient) -> None:
+    with pytest.raises(ValidationError, match="typical_p"):
+        client.text_generation(PROMPT, typical_p=0.5)
