@@ -58,8 +58,12 @@ class Device(Protocol):
 class CudaDevice:
     """A CUDA device with our kernels; modules are compiled, or read from the cache, when first used."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, source: str | None = None) -> None:
         """Look at the device.
+
+        Args:
+            index: of the device.
+            source: other kernels than those of ``mask_logits.cu``, with the same kinds of arguments.
 
         Raises:
             KernelUnavailable: ``cuda.bindings`` is missing or does not fit the driver.
@@ -70,6 +74,7 @@ class CudaDevice:
             raise KernelUnavailable(f"cuda.bindings cannot be loaded ({error}): {INSTALL}") from error
         self._driver: Any = driver
         self._index = index
+        self._source = SOURCE.read_text() if source is None else source
         properties = torch.cuda.get_device_properties(index)
         self._capability = (properties.major, properties.minor)
         self.multiprocessors = properties.multi_processor_count
@@ -130,7 +135,7 @@ class CudaDevice:
 
     def _module(self, dtype: torch.dtype) -> Any:
         if dtype not in self._modules:
-            code = compiled_code(SOURCE.read_text(), SOURCE.name, {"LOGIT": LOGITS[dtype]}, self._capability)
+            code = compiled_code(self._source, SOURCE.name, {"LOGIT": LOGITS[dtype]}, self._capability)
             with self._context():
                 self._modules[dtype] = self._call("cuModuleLoadData", code)
         return self._modules[dtype]

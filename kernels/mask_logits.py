@@ -73,10 +73,10 @@ def launch_mask(device: Device, selection: Selection) -> None:
 
 
 def _mask_on_cpu(selection: Selection) -> None:
-    targets = selection.targets()
-    if not isinstance(selection.logits, torch.Tensor) or min(targets) < 0:
-        for source, target in enumerate(targets):
-            if target >= 0:
-                mask_on_cpu(selection.row(target)[None], selection.bitmask[source, None], (0,))
-    else:
-        mask_on_cpu(selection.logits, selection.bitmask, targets)
+    logits = selection.logits
+    if isinstance(logits, torch.Tensor) and (selection.rows is None or min(selection.targets()) >= 0):
+        mask_on_cpu(logits, selection.bitmask, selection.targets())
+        return
+    for source, target in enumerate(selection.targets()):
+        if target >= 0:
+            mask_on_cpu(selection.row(target)[None], selection.bitmask[source, None], range(1))

@@ -40,7 +40,7 @@ Rows: TypeAlias = "Sequence[int] | torch.Tensor | None"
 """For each mask, the row of logits it applies to."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
     """A call's arguments, checked.
 
@@ -117,7 +117,7 @@ class Selection:
 def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
     """Check a call's arguments; see `kernels.mask_logits.mask_logits` for what is raised."""
     if isinstance(logits, torch.Tensor):
-        if logits.dim() != 2 or logits.stride(1) != 1:
+        if logits.ndim != 2 or logits.stride(1) != 1:
             raise ValueError("logits must be a matrix with contiguous rows, a list of rows or RowPointers")
         total, vocabulary = logits.shape
         dtype, device = logits.dtype, logits.device
@@ -140,9 +140,9 @@ def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
                 )
     if dtype not in LOGITS or bitmask.dtype != torch.int32:
         raise TypeError(f"masks are int32 and logits float32, float16 or bfloat16, not {bitmask.dtype} and {dtype}")
-    if bitmask.dim() != 2 or bitmask.stride(1) != 1:
+    if bitmask.ndim != 2 or bitmask.stride(1) != 1:
         raise ValueError("the bitmask must be a matrix with contiguous rows")
-    if bitmask.device.type != "cpu" and bitmask.device != device:
+    if not bitmask.is_cpu and bitmask.device != device:
         raise TypeError(f"the bitmask is on {bitmask.device}, the logits on {device}")
     if isinstance(rows, torch.Tensor) and (rows.dtype != torch.int32 or rows.dim() != 1 or not rows.is_contiguous()):
         raise TypeError("a tensor of rows must be a contiguous vector of int32")
@@ -152,7 +152,9 @@ def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
         raise ValueError(f"{masks} masks do not fit {count} rows")
     if rows is not None and not isinstance(rows, torch.Tensor) and rows and max(rows) >= total:
         raise ValueError(f"row {max(rows)} is not one of the {total} rows of logits")
-    return Selection(logits, bitmask[:count], rows, count, vocabulary, dtype, device)
+    if masks > count:
+        bitmask = bitmask[:count]
+    return Selection(logits, bitmask, rows, count, vocabulary, dtype, device)
 
 
 @contextmanager

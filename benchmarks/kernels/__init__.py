@@ -1,0 +1,1 @@
+"""What masking logits costs, beside the kernels that others ship."""

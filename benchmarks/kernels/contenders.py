@@ -1,0 +1,140 @@
+"""The kernels that are measured: ours, and those of others that are installed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.arguments import Fusion
+from kernels.cuda_device import SOURCE, CudaDevice
+from kernels.fused_mask import FusedMask
+from kernels.launch_plan import split_row
+from kernels.mask_logits import mask_logits
+from kernels.selection import select
+from kernels.tensor_operations import mask_with_tensor_operations
+
+Call = Callable[[torch.Tensor, torch.Tensor], object]
+
+_ROW_THREADS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A kernel.
+
+    Attributes:
+        name: for tables.
+        prepare: given logits [rows, vocabulary] and masks, what is then called again and again with both.
+        is_fused: it also applies temperature and min-p, chooses and measures.
+    """
+
+    name: str
+    prepare: Callable[[torch.Tensor, torch.Tensor], Call]
+    is_fused: bool = False
+
+
+def on_cpu() -> list[Contender]:
+    """Ours first."""
+    contenders = [
+        Contender("ours", lambda logits, bitmask: mask_logits),
+        Contender("tensor operations", lambda logits, bitmask: _tensor_operations),
+    ]
+    try:
+        from xgrammar.kernels.apply_token_bitmask_inplace_cpu import apply_token_bitmask_inplace_cpu
+    except ImportError:
+        return contenders
+    return [*contenders, Contender("xgrammar", lambda logits, bitmask: apply_token_bitmask_inplace_cpu)]
+
+
+def on_gpu() -> tuple[list[Contender], list[str]]:
+    """Those that can run, ours first; and why others cannot."""
+    contenders = [
+        Contender("ours", lambda logits, bitmask: mask_logits),
+        Contender("ours, fused", _fused, is_fused=True),
+        Contender("block per row", _block_per_row, is_fused=True),
+    ]
+    missing: list[str] = []
+    for name, load in (
+        ("xgrammar CUDA", _xgrammar_cuda),
+        ("xgrammar Triton", _xgrammar_triton),
+        ("llguidance torch.compile", _llguidance),
+    ):
+        try:
+            call = load()
+        # A missing package, no CUDA toolkit to compile with: what others raise is theirs.
+        except Exception as error:
+            missing.append(f"{name}: {error}")
+            continue
+        contenders.append(Contender(name, lambda logits, bitmask, call=call: call))  # type: ignore[misc]
+    return contenders, missing
+
+
+def empty_launch() -> Callable[[], None]:
+    """A kernel that does nothing."""
+    device = _yardsticks()
+    return lambda: device.launch("empty", torch.float32, (1, 1), 32, ())
+
+
+def _tensor_operations(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
+    mask_with_tensor_operations(select(logits, bitmask, None))
+
+
+def _sampling(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((rows,), 0.7, device="cuda"), torch.full((rows,), 0.05, device="cuda")
+
+
+def _fused(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
+    fused = FusedMask(logits.shape[0], logits.shape[1], logits.device)
+    temperature, min_p = _sampling(len(logits))
+    return lambda logits, bitmask: fused(logits, bitmask, temperature=temperature, min_p=min_p)
+
+
+def _yardsticks() -> CudaDevice:
+    source = SOURCE.read_text() + Path(__file__).with_name("block_per_row.cu").read_text()
+    return CudaDevice(torch.cuda.current_device(), source)
+
+
+def _block_per_row(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
+    device = _yardsticks()
+    rows, vocabulary = logits.shape
+    temperature, min_p = _sampling(rows)
+    argmax = torch.empty(rows, dtype=torch.int64, device="cuda")
+    mass = torch.empty(rows, device="cuda")
+    fusion = Fusion(
+        temperature=temperature.data_ptr(),
+        min_p=min_p.data_ptr(),
+        argmax=argmax.data_ptr(),
+        allowed_mass=mass.data_ptr(),
+        splits=split_row(vocabulary, logits.element_size(), 1),
+    )
+    kept = (temperature, min_p, argmax, mass)
+
+    def call(logits: torch.Tensor, bitmask: torch.Tensor) -> object:
+        masking, _ = select(logits, bitmask, None).masking()
+        arguments: tuple[ctypes.Structure, ...] = (masking, fusion)
+        device.launch("block_per_row", logits.dtype, (rows, 1), _ROW_THREADS, arguments)
+        return kept
+
+    return call
+
+
+def _xgrammar_cuda() -> Call:
+    from xgrammar.kernels.apply_token_bitmask_inplace_cuda import apply_token_bitmask_inplace_cuda
+
+    return apply_token_bitmask_inplace_cuda  # type: ignore[no-any-return]
+
+
+def _xgrammar_triton() -> Call:
+    from xgrammar.kernels.apply_token_bitmask_inplace_triton import apply_token_bitmask_inplace_triton
+
+    return apply_token_bitmask_inplace_triton  # type: ignore[no-any-return]
+
+
+def _llguidance() -> Call:
+    from llguidance.torch import apply_token_bitmask_inplace
+
+    return apply_token_bitmask_inplace

@@ -1,0 +1,69 @@
+"""How long one call takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+_CALLS_PER_GRAPH = 20
+
+
+def cpu_seconds(calls: list[Callable[[], object]], budget: float) -> list[float]:
+    """Median of each, one call of each in turn, so that what else the machine does meets all alike.
+
+    Args:
+        calls: at least one.
+        budget: seconds for all together.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    end = time.perf_counter() + budget
+    while len(times[0]) < 5 or time.perf_counter() < end:
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+    return [median(taken) for taken in times]
+
+
+def gpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median of each on the device, without what Python spends: a captured graph of many calls, replayed in turn.
+
+    Args:
+        calls: each puts its work on the current stream.
+        rounds: replays of each graph.
+    """
+    graphs = []
+    for call in calls:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compiles, tunes and allocates
+                call()
+        side.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(_CALLS_PER_GRAPH):
+                call()
+        graphs.append(graph)
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for graph, taken in zip(graphs, times, strict=True):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            taken.append(start.elapsed_time(end) / 1000 / _CALLS_PER_GRAPH)
+    return [median(taken) for taken in times]
+
+
+def copy_bandwidth(rounds: int) -> float:
+    """Bytes per second, read and written, that a copy of a gibibyte reaches on the GPU."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    [seconds] = gpu_seconds([lambda: target.copy_(source)], rounds)
+    return 2 * source.numel() / seconds

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.kernels import __main__ as kernels
+from benchmarks.kernels import workload
+from benchmarks.kernels.contenders import Contender
+from benchmarks.kernels.table import Cell, Table
+from kernels.cuda_device import SOURCE
+from kernels.nvrtc import compile_cuda
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the benchmark takes minutes")
+def test_it_writes_a_table_of_what_was_measured(tmp_path: Path) -> None:
+    small = ["--rows", "2", "--vocabularies", "1024", "--dtypes", "bfloat16", "--seconds", "0"]
+    kernels.main([*small, "--kinds", "half", "few allowed", "--out", str(tmp_path)])
+    table = json.loads((tmp_path / "kernels.json").read_text())
+    assert [(cell["rows"], cell["vocabulary"], cell["kind"]) for cell in table["cells"]] == [
+        (2, 1024, "half"),
+        (2, 1024, "few allowed"),
+    ]
+    assert all(taken > 0 for cell in table["cells"] for taken in cell["seconds"].values())
+    assert table["cells"][0]["bytes"] == 2 * 128 + 2 * 512 * 2
+    assert (tmp_path / "kernels.md").read_text().count("| bfloat16 | 1,024 | 2 |") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "forbidden"),
+    [("all allowed", 0), ("few forbidden", 40), ("half", 1024), ("few allowed", 2008), ("all forbidden", 2048)],
+)
+def test_masks_forbid_what_their_kind_says(kind: str, forbidden: int) -> None:
+    assert workload.forbidden_tokens(workload.masks(kind, 2, 1024)) == forbidden
+
+
+def test_a_contender_that_masks_wrongly_is_not_measured() -> None:
+    lazy = Contender("lazy", lambda logits, bitmask: lambda logits, bitmask: None)
+    harsh = Contender("harsh", lambda logits, bitmask: lambda logits, bitmask: logits.fill_(-torch.inf))
+    half = torch.tensor([[-1, 0]], dtype=torch.int32)
+    for contender in (lazy, harsh):
+        with pytest.raises(AssertionError, match=f"{contender.name} masks wrongly"):
+            kernels._checked(contender, torch.zeros(1, 64), half)
+
+
+def test_a_gpu_table_shows_the_share_of_the_copy_bandwidth() -> None:
+    cell = Cell("float32", 64, 1, "half", 2_000_000, {"ours": 1e-6, "other": 3e-6})
+    table = Table("A GPU", ["x: not installed"], empty_launch_seconds=2e-6, copy_bandwidth=4e12, cells=[cell])
+    text = table.markdown()
+    assert "Empty launch 2.0 µs, copy 4.00 TB/s." in text
+    assert "Not measured: x: not installed." in text
+    assert "| float32 | 64 | 1 | half | 1.0 | 3.0 | 0.50 |" in text
+
+
+def test_the_yardstick_compiles_after_the_kernels_source() -> None:
+    yardstick = Path(kernels.__file__).with_name("block_per_row.cu").read_text()
+    compiled = compile_cuda(SOURCE.read_text() + yardstick, "block_per_row.cu", {"LOGIT": "BFloat16"}, (9, 0))
+    assert b"block_per_row" in compiled.code
