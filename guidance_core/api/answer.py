@@ -92,7 +92,7 @@ class Answer:
 
     @property
     def guidance(self) -> list[ChoiceGuidance]:
-        """What guidance did for the answered text, by choice; only if the request asks for ``measure_mass``."""
+        """What guidance did for the answered text, by choice; only forced tokens without ``measure_mass``."""
         return [attempt.guidance[choice] for choice, attempt in enumerate(self._latest)]
 
     def pieces(self) -> AsyncGenerator[Piece, None]:

@@ -31,7 +31,7 @@ class Attempt:
 
     Attributes:
         outputs: by choice of the answer.
-        guidance: by choice of the answer; filled only if the request asks for ``measure_mass``.
+        guidance: by choice of the answer; only its forced tokens if the request does not ask for ``measure_mass``.
         cached_tokens: prompt tokens out of the prefix cache, once the first piece has come.
     """
 
@@ -104,6 +104,8 @@ class Attempt:
             telemetry.observe_guidance(delta.guidance)
             if self._request.measure_mass:
                 self.guidance[choice].add(delta.guidance)
+            else:
+                self.guidance[choice].forced_tokens += delta.guidance.forced_tokens
 
 
 async def _timed(deltas: AsyncGenerator[TokenDelta, None]) -> AsyncIterator[TokenDelta]:

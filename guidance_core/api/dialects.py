@@ -6,10 +6,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from guidance_core.api import tgi, tokenizer, triton
+from guidance_core.api import guidance, tgi, tokenizer, triton
 from guidance_core.api.openai.errors import http_error_response
 
-ENDPOINTS = (*tokenizer.ENDPOINTS, *tgi.ENDPOINTS, *triton.ENDPOINTS)
+ENDPOINTS = (*tokenizer.ENDPOINTS, *tgi.ENDPOINTS, *triton.ENDPOINTS, *guidance.ENDPOINTS)
 
 _DIALECTS = tuple({endpoint.dialect.name: endpoint.dialect for endpoint in ENDPOINTS}.values())
 

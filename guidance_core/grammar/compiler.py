@@ -15,6 +15,7 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.replay import Replay
 from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.grammar.trial import crashes
 
@@ -86,6 +87,10 @@ class GrammarCompiler:
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=self._limits)
         tokens = self._tokenizer.tokenize_bytes(text)
         return matcher.try_consume_tokens(tokens) == len(tokens) and not matcher.is_error() and matcher.is_accepting()
+
+    def replay(self, grammar: Grammar) -> Replay:
+        """What llguidance reports on an answer in a grammar; takes as long as compiling it."""
+        return Replay(self._tokenizer, grammar.source, self._limits)
 
     def close(self) -> None:
         """Stop the threads."""

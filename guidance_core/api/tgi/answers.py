@@ -22,8 +22,8 @@ Token = dict[str, Any]
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """One server-sent event; its router writes no space behind the colon."""
-    return f"data:{_encode(data)}\n\n".encode("ascii")
+    """One server-sent event."""
+    return f"data: {_encode(data)}\n\n".encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

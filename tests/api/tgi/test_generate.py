@@ -33,8 +33,8 @@ def ends_with_its_logprob(request: GenerationRequest, index: int) -> Sequence[To
 def events_of(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     blocks = [block for block in response.text.split("\n\n") if block]
-    assert all(block.startswith("data:{") for block in blocks)
-    return [json.loads(block[5:]) for block in blocks]
+    assert all(block.startswith("data: {") for block in blocks)
+    return [json.loads(block[6:]) for block in blocks]
 
 
 async def test_without_details_only_the_text_is_answered(client: httpx.AsyncClient, hello: str) -> None:
