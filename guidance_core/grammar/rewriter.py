@@ -32,7 +32,7 @@ from guidance_core.grammar.rewrites.numbers import modernise_bounds, rewrite_num
 from guidance_core.grammar.rewrites.one_of import rewrite_one_of
 from guidance_core.grammar.rewrites.property_counts import rewrite_property_counts
 from guidance_core.grammar.rewrites.property_names import rewrite_property_names
-from guidance_core.grammar.rewrites.references import rewrite_references
+from guidance_core.grammar.rewrites.references import Copies, rewrite_references
 from guidance_core.grammar.rewrites.strings import rewrite_strings
 from guidance_core.grammar.rewrites.unevaluated import rewrite_unevaluated_items, rewrite_unevaluated_properties
 
@@ -105,6 +105,7 @@ class Rewriter:
         self._survey_all()
         if self._rewrites:
             self._document = Document(self._text, json.loads(json.dumps(self._root)))
+            self._copies = Copies(self._root)
         self._seen.clear()
         self._walk("", self._root)
         while self._pending:
@@ -206,7 +207,9 @@ class Rewriter:
             if schema.pop(keyword, None) is not None:
                 self.ledger.relaxed(path, keyword, "where it leads depends on the way to it")
         if self._effort > Effort.LEAST:
-            rewrite_references(path, schema, self._document, self.ledger, relaxed=self._effort is Effort.MOST)
+            relaxed = self._effort is Effort.MOST
+            rewrite_references(path, schema, self._document, self._copies, self.ledger, relaxed=relaxed)
+            self._targets |= self._copies.added
 
     def _mend(self, path: str, schema: Schema) -> None:
         if "$ref" in schema:

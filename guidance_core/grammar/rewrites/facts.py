@@ -18,6 +18,8 @@ from guidance_core.grammar.patterns import PatternError, widest_regex
 from guidance_core.grammar.rewrites.negation import Resolve
 
 _DEPTH = 6
+_MOST_STEPS = 20_000
+"""Questions answered for one document."""
 _JSON_TYPES = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
 
 Accepts = Callable[[Any, Any], bool]
@@ -64,6 +66,7 @@ class Prover:
         self._resolve = resolve
         self._accepts = accepts
         self._references_stand_alone = references_stand_alone
+        self._steps = 0
 
     def is_empty(self, *schemas: Any) -> bool:
         """Whether certainly no value satisfies all of the schemas."""
@@ -81,7 +84,8 @@ class Prover:
 
     def _is_empty(self, schemas: Iterable[Any], depth: int) -> bool:
         schemas = tuple(schemas)
-        if depth == 0:
+        self._steps += 1
+        if depth == 0 or self._steps > _MOST_STEPS:
             return False
         facts = self._facts(schemas, depth)
         if facts is None or not facts.types:

@@ -15,6 +15,8 @@ Resolve = Callable[[str], Any]
 
 _MOST_NUMBERS = 16
 _MOST_REFERENCES = 8
+_MOST_STEPS = 20_000
+"""Schemas negated for one document: nested conditions double with each level."""
 _OPPOSITE_BOUNDS = {
     "minimum": "exclusiveMaximum",
     "maximum": "exclusiveMinimum",
@@ -59,6 +61,7 @@ class Negation:
         self._references_stand_alone = references_stand_alone
         self._exact = True
         self._following: list[str] = []
+        self._steps = 0
 
     def of(self, schema: Any) -> tuple[Any, bool]:
         """A schema for what another one forbids, and whether it is exact; else it allows more."""
@@ -68,6 +71,10 @@ class Negation:
     def _negate(self, schema: Any) -> Any:
         if isinstance(schema, bool):
             return not schema
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            self._exact = False
+            return True
         if "$ref" in schema and self._references_stand_alone:
             return any_of(list(self._reference(schema["$ref"])))
         return any_of(

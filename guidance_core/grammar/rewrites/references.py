@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import json
 from typing import TYPE_CHECKING, Any
 
 from guidance_core.grammar.keywords import Schema, subschemas
@@ -49,43 +49,79 @@ class References:
         return self._reached[reference]
 
 
-def rewrite_references(path: str, schema: Schema, document: Document, ledger: Ledger, *, relaxed: bool) -> None:
+class Copies:
+    """New definitions for what a circular reference and the keywords beside it say together, one for each such pair."""
+
+    def __init__(self, root: Schema) -> None:
+        """Take the document that is being rewritten."""
+        self._root = root
+        self._known: dict[str, str] = {}
+        self.added: dict[str, Schema] = {}
+        """From references to the definitions that were made for them."""
+
+    def move(self, schema: Schema) -> Schema | None:
+        """Turn a schema into a reference; returns its content as a new definition, or None where there is one."""
+        content = json.dumps(schema, sort_keys=True)
+        known = self._known.get(content)
+        moved = None
+        if known is None:
+            definitions = self._root.setdefault("$defs", {})
+            name = next(str(n) for n in range(len(definitions) + 1) if str(n) not in definitions)
+            known = self._known[content] = f"#/$defs/{name}"
+            moved = definitions[name] = self.added[known] = dict(schema)
+        schema.clear()
+        schema["$ref"] = known
+        return moved
+
+
+def rewrite_references(
+    path: str, schema: Schema, document: Document, copies: Copies, ledger: Ledger, *, relaxed: bool
+) -> None:
     """Replace references to nothing by false, and circular ones beside other keywords by a copy of their target.
 
     Args:
-        path: of the schema.
+        path: of the schema; "" for the root, which stays where it is.
         schema: has a reference, or one in ``allOf``.
         document: where references lead.
+        copies: of the document.
         ledger: takes notes.
         relaxed: what the copies' own members refer to is left to the check.
     """
-    if "$ref" in schema and document.prover.is_empty({"$ref": schema["$ref"]}):
+    reference, parts = schema.get("$ref"), schema.get("allOf", [])
+    if reference is not None and document.prover.is_empty({"$ref": reference}):
         del schema["$ref"]
-        schema["allOf"] = [*schema.get("allOf", ()), False]
+        schema["allOf"] = [*parts, False]
         ledger.rewrote(path, "$ref", "no value satisfies what it leads to")
         return
     beside = schema.keys() - _BESIDE
-    if "$ref" in schema and beside and document.references.is_circular(schema["$ref"]):
-        if document.references_stand_alone:
+    if reference is not None and beside and document.references_stand_alone:
+        if document.references.is_circular(reference):
             for keyword in beside:
                 del schema[keyword]
             ledger.rewrote(path, "$ref", "what stands beside it means nothing in this draft")
-        else:
-            target = document.resolve(schema.pop("$ref"))
-            schema["allOf"] = [*schema.get("allOf", ()), _copy(path, target, ledger, relaxed=relaxed)]
-            ledger.rewrote(path, "$ref", "by a copy of what it leads to")
-    elif schema.keys() - _BESIDE - {"allOf"} or len(schema.get("allOf", ())) > 1:
-        schema_parts = list(schema.get("allOf", ()))
-        for index, part in _circular(schema_parts, document.references):
-            schema_parts[index] = _copy(path, document.resolve(part["$ref"]), ledger, relaxed=relaxed)
-            schema["allOf"] = schema_parts
-            ledger.rewrote(path, "allOf", "with a copy of what its reference leads to")
+        return
+    circular = [part for part in parts if _is_circular(part, document.references)]
+    if _is_circular(schema, document.references) and beside:
+        keyword = "$ref"
+    elif circular and (beside - {"allOf"} or len(parts) > 1):
+        keyword = "allOf"
+    else:
+        return
+    content = copies.move(schema) if path else schema
+    if content is not None:
+        if keyword == "$ref":
+            parts = [{"$ref": content.pop("$ref")}, *parts]
+        content["allOf"] = [
+            _copy(path, document.resolve(part["$ref"]), ledger, relaxed=relaxed)
+            if _is_circular(part, document.references)
+            else part
+            for part in parts
+        ]
+    ledger.rewrote(path, keyword, "with a copy of what its reference leads to")
 
 
-def _circular(parts: list[Any], references: References) -> Iterable[tuple[int, Schema]]:
-    for index, part in enumerate(parts):
-        if isinstance(part, dict) and "$ref" in part and references.is_circular(part["$ref"]):
-            yield index, part
+def _is_circular(schema: Any, references: References) -> bool:
+    return isinstance(schema, dict) and "$ref" in schema and references.is_circular(schema["$ref"])
 
 
 def _copy(path: str, target: Any, ledger: Ledger, *, relaxed: bool) -> Any:
