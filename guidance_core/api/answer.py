@@ -126,9 +126,9 @@ class Answer:
                     yield choice, whole
                 else:
                     received[choice].clear()
-                    attempts.add(self._again(grammar, choice, failure).pieces())
+                    attempts.add(self._again(choice, failure).pieces())
 
-    def _again(self, grammar: Grammar, choice: int, failure: str) -> Attempt:
+    def _again(self, choice: int, failure: str) -> Attempt:
         """The next attempt at a choice whose latest one was rejected."""
         budget = self._check_budget
         rejected_tokens = self._latest[choice].outputs[choice].completion_tokens
@@ -137,19 +137,18 @@ class Answer:
         if self.attempts[choice] >= budget.attempts or self.discarded_tokens[choice] >= budget.tokens:
             telemetry.CHECK_ATTEMPTS.observe(self.attempts[choice])
             tokens = self.discarded_tokens[choice]
-            raise AnswerRejected(_rejection(grammar, choice, self.attempts[choice], tokens, failure))
+            raise AnswerRejected(_rejection(choice, self.attempts[choice], tokens, failure))
         self.attempts[choice] += 1
         request = resampled(self._request, choice, self.attempts[choice])
         attempt = self._latest[choice] = Attempt(self._model, request, self._text, choices=(choice,))
         return attempt
 
 
-def _rejection(grammar: Grammar, choice: int, attempts: int, tokens: int, failure: str) -> str:
+def _rejection(choice: int, attempts: int, tokens: int, failure: str) -> str:
     made = "The answer" if attempts == 1 else f"Each of {attempts} answers"
     return (
         f"{made} generated for choice {choice} ({tokens} tokens) is not valid against the schema; of the last one: "
-        f"{failure}. To mend it, tell the model in the prompt what the schema asks for, or write the schema without "
-        f"what no grammar can hold: {'; '.join(grammar.notes)}."
+        f"{failure}. To mend it, tell the model in the prompt what the schema asks for there, or ask for less there."
     )
 
 

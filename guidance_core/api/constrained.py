@@ -38,7 +38,7 @@ async def compiled(
     if stream and grammar.route == "checked" and settings.checked_streams == "refuse":
         raise Unsupported(
             "This schema can only be checked on the whole answer, and this service does not hold streams back: ask "
-            f"for an answer that is no stream, or change the schema: {'; '.join(grammar.notes)}.",
+            f"for an answer that is no stream, or change the schema. How it was read: {'; '.join(grammar.notes)}.",
             param="stream",
         )
     return compilation
