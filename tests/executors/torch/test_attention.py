@@ -12,7 +12,7 @@ SLOTS, MAX_LEN, HEAD_DIM = 9, 900, 8
 
 DECODE = [Span(2, 40, 1), Span(3, 40, 1), Span(4, 40, 1)]
 RAGGED = [Span(7, 3, 1), Span(1, 0, 1), Span(4, 30, 1), Span(5, 31, 1)]
-VERY_RAGGED = [Span(0, 5, 1), Span(6, 800, 1), Span(3, 7, 1), Span(1, 790, 1)]
+VERY_RAGGED = [Span(slot, 5 + slot, 1) for slot in (0, 3, 4, 5)] + [Span(6, 800, 1), Span(1, 790, 1)]
 MANY_KEYS = [Span(slot, 200 + slot, 1) for slot in (0, 1, 2, 3, 5, 6, 7, 8)]
 FORCED = [Span(0, 0, 12), Span(5, 20, 3), Span(2, 7, 9)]
 CHUNKS = [Span(0, 0, 30), Span(5, 20, 3), Span(2, 7, 19)]
@@ -88,8 +88,14 @@ def test_every_token_attends_to_its_own_sequence_only(spans, heads, kv_heads, dt
 def test_sequences_of_like_length_share_a_call_and_very_different_ones_do_not():
     assert [group.rows for group in AttentionPlan(RAGGED, CPU).groups] == [4]
     plan = AttentionPlan(VERY_RAGGED, CPU)
-    assert [group.rows for group in plan.groups] == [2, 2]
-    assert plan.order == [3, 1, 0, 2]
+    assert [group.rows for group in plan.groups] == [4, 2]
+    assert plan.order == [5, 2, 3, 4, 0, 1]
+
+
+def test_forced_tokens_of_several_sequences_share_a_call_and_long_chunks_do_not():
+    plan = AttentionPlan([*FORCED, Span(1, 6, 1), Span(3, 0, 40), Span(4, 9, 1)], CPU)
+    assert [(group.rows, group.queries, group.tokens) for group in plan.groups] == [(2, 1, 2), (3, 12, 24)]
+    assert [chunk.slot for chunk in plan.chunks] == [3]
 
 
 def test_neighbouring_slots_are_read_in_place():
