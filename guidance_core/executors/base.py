@@ -136,3 +136,7 @@ class Executor(ABC):
     @abstractmethod
     def stats(self) -> ExecutorStats:
         """The newest snapshot; never blocks."""
+
+    def details(self) -> dict[str, str]:
+        """How it serves, as short words by name, for people who ask which model this is; empty before it is ready."""
+        return {}

@@ -1,0 +1,61 @@
+"""The installed TensorRT-LLM: which classes to use, and what it can no longer do."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from guidance_core.errors import ExecutorUnavailable
+
+CONTAINER = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What is used of ``tensorrt_llm``; it has no type stubs.
+
+    Attributes:
+        version: of the package.
+        llm: the class that runs the model.
+        sampling_params: ``tensorrt_llm.SamplingParams``.
+        guided_decoding_params: ``tensorrt_llm.llmapi.GuidedDecodingParams``.
+        llmapi: the module with the classes of its arguments.
+    """
+
+    version: str
+    llm: Any
+    sampling_params: Any
+    guided_decoding_params: Any
+    llmapi: Any
+
+
+def load(kind: Literal["checkpoint", "engine"]) -> Installation:
+    """Import what runs a checkpoint or a compiled engine; takes some seconds.
+
+    ``tensorrt_llm.LLM`` has been the PyTorch backend since 1.0. ``tensorrt_llm._tensorrt_engine.LLM`` runs compiled
+    engines in 1.0 to 1.2 (``tensorrt_llm/_tensorrt_engine/__init__.py``); the main branch has removed it since.
+
+    Raises:
+        ExecutorUnavailable: it is not installed, or this version does not run engines; the message says what to do.
+    """
+    try:
+        package = importlib.import_module("tensorrt_llm")
+        llmapi = importlib.import_module("tensorrt_llm.llmapi")
+    except ImportError as error:
+        raise ExecutorUnavailable(
+            f"The executor 'trtllm' needs TensorRT-LLM, which cannot be imported ({error}). Run the service in "
+            f"NVIDIA's image ({CONTAINER}), or set executor to 'torch'."
+        ) from error
+    version: str = package.__version__
+    if kind == "checkpoint":
+        llm = package.LLM
+    else:
+        try:
+            llm = importlib.import_module("tensorrt_llm._tensorrt_engine").LLM
+        except ImportError as error:
+            raise ExecutorUnavailable(
+                f"The model is a compiled TensorRT engine, which TensorRT-LLM {version} no longer runs: serve its "
+                f"checkpoint instead, or use TensorRT-LLM 1.0 to 1.2 ({CONTAINER})."
+            ) from error
+    return Installation(version, llm, package.SamplingParams, llmapi.GuidedDecodingParams, llmapi)

@@ -1,0 +1,79 @@
+"""The stand-in for TensorRT-LLM, and models for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from llguidance import LLTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+STANDIN = Path(__file__).parent / "standin"
+
+
+@pytest.fixture(scope="module")
+def tensorrt_llm() -> Iterator[None]:
+    """`import tensorrt_llm` gives the stand-in."""
+    sys.path.insert(0, str(STANDIN))
+    yield
+    sys.path.remove(str(STANDIN))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
+    """A llama with random weights that says something varied."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=ll_tokenizer.vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=0,
+    )
+    folder = tmp_path_factory.mktemp("models") / "checkpoint"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """What the stand-in takes for an engine that was compiled from the checkpoint."""
+    return compile_engine(checkpoint, tmp_path_factory.mktemp("models") / "engine", max_seq_len=512, max_batch_size=8)
+
+
+def compile_engine(checkpoint: Path, folder: Path, **build: int) -> Path:
+    """An engine's folder: its config.json has what `trtllm-build` writes there, as far as it is read."""
+    folder.mkdir()
+    model = json.loads((checkpoint / "config.json").read_text())
+    config = {
+        "version": "1.2.1",
+        "pretrained_config": {
+            "architecture": model["architectures"][0],
+            "dtype": "float32",
+            "vocab_size": model["vocab_size"],
+            "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
+        },
+        "build_config": {"max_input_len": 511, "max_num_tokens": 8192, "max_beam_width": 1, **build},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "rank0.engine").write_text(json.dumps(str(checkpoint)))
+    for path in checkpoint.glob("*token*.json"):
+        shutil.copy(path, folder)
+    shutil.copy(checkpoint / "generation_config.json", folder)
+    return folder

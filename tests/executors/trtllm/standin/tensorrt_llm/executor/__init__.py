@@ -1,0 +1,1 @@
+"""``tensorrt_llm/executor``: the process that runs the model, and its results."""
