@@ -88,10 +88,12 @@ def masks(random: np.random.Generator, count: int, words: int) -> torch.Tensor:
 
 
 def values(random: np.random.Generator, size: int, dtype: torch.dtype) -> torch.Tensor:
-    """Logits as models make them, many of them equal."""
-    return torch.from_numpy(np.round(random.normal(size=size) * 6, int(random.integers(0, 4))).astype(np.float32)).to(
-        dtype
-    )
+    """Logits as models make them, many of them equal, now and then a stretch of −inf."""
+    logits = np.round(random.normal(size=size) * 6, int(random.integers(0, 4))).astype(np.float32)
+    if random.integers(3) == 0:
+        begin, end = np.sort(random.integers(0, size + 1, 2))
+        logits[begin:end] = -np.inf
+    return torch.from_numpy(logits).to(dtype)
 
 
 @st.composite
@@ -101,7 +103,7 @@ def batches(draw: st.DrawFn, *, widest: int, finite: bool, layouts: tuple[str, .
     Args:
         draw: hypothesis's.
         widest: largest vocabulary.
-        finite: logits without NaN and infinities; else any bits at all.
+        finite: logits without NaN and +inf; else any bits at all.
         layouts: of `LAYOUTS`.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

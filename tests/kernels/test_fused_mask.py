@@ -52,11 +52,14 @@ def check(batch: Batch, sampling: Sampling, after: torch.Tensor, choices: Choice
             continue
         row = slice(start, start + batch.vocabulary)
         logits = batch.buffer[row].float().numpy()
-        weights = np.exp(logits.astype(np.float64) - logits.max())
-        assert choices.allowed_mass[i].item() == pytest.approx(
-            weights[allowed].sum() / weights.sum(), rel=1e-4, abs=1e-9
-        )
-        best = int(np.where(allowed, logits, -np.inf).argmax()) if allowed.any() else -1
+        if np.isneginf(logits).all():
+            assert choices.allowed_mass[i].isnan()
+        else:
+            weights = np.exp(logits.astype(np.float64) - logits.max())
+            mass = weights[allowed].sum() / weights.sum()
+            assert choices.allowed_mass[i].item() == pytest.approx(mass, rel=1e-4, abs=1e-9)
+        kept = np.where(allowed, logits, -np.inf)
+        best = -1 if np.isneginf(kept).all() else int(kept.argmax())
         assert choices.argmax[i].item() == best
 
         heat, share = sampling.of(i)
@@ -191,6 +194,17 @@ def test_on_a_gpu_it_does_the_same(batch: Batch, data: st.DataObject) -> None:
     choices = fused(logits, batch.bitmask.contiguous().pin_memory(), rows, temperature=temperature, min_p=min_p)
     check(batch, sampling, buffer.cpu(), Choices(choices.argmax.cpu(), choices.allowed_mass.cpu()))
     assert not fused._arrivals.any()
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_nan_stays_nan(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[torch.nan, 1, 2, 0]], dtype=dtype, device="cuda")
+    everything = torch.full((1, 1), -1, dtype=torch.int32, device="cuda")
+    choices = FusedMask(1, 4, "cuda")(logits, everything, temperature=torch.full((1,), 0.5, device="cuda"))
+    assert logits.isnan().tolist() == [[True, False, False, False]]
+    assert choices.allowed_mass.isnan().all()
+    assert choices.argmax.tolist() == [2]
 
 
 @needs_gpu

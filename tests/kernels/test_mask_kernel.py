@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.arguments import LISTED_ROWS
+from kernels.launch_plan import THREADS
 from kernels.mask_logits import launch_mask, mask_logits
 from kernels.selection import select
 from tests.kernels.cpu_device import CpuDevice
@@ -21,14 +22,24 @@ Libraries = dict[torch.dtype, ctypes.CDLL]
 
 
 @settings(max_examples=250, deadline=None)
-@given(batch=batches(widest=4500, finite=False), multiprocessors=st.sampled_from([1, 2, 100]), backwards=st.booleans())
+@given(batch=batches(widest=4500, finite=False), data=st.data(), backwards=st.booleans())
 def test_it_writes_minus_infinity_where_the_mask_forbids_and_nothing_else(
-    kernels_on_cpu: Libraries, batch: Batch, multiprocessors: int, backwards: bool
+    kernels_on_cpu: Libraries, batch: Batch, data: st.DataObject, backwards: bool
 ) -> None:
-    device = CpuDevice(kernels_on_cpu, multiprocessors, held=0, backwards=backwards)
+    device = CpuDevice(kernels_on_cpu, data.draw(st.sampled_from([1, 100])), held=0, backwards=backwards)
     buffer = batch.buffer.clone()
     logits, rows = batch.arguments(buffer)
-    launch_mask(device, select(logits, batch.bitmask, rows))
+    selection = select(logits, batch.bitmask, rows)
+    if data.draw(st.booleans()):
+        launch_mask(device, selection)
+    else:
+        # Any number of groups per warp, and fewer rows of blocks than masks, as only large batches have them.
+        unit = 16 // buffer.element_size()
+        chunks = data.draw(st.integers(1, 32 // unit)) * unit
+        blocks = -(-(batch.vocabulary + unit - 1) // (chunks * 32 * (THREADS // 32)))
+        masking, _ = selection.masking()
+        grid = (blocks, data.draw(st.integers(1, selection.count)))
+        device.launch("mask_logits", buffer.dtype, grid, THREADS, (masking, ctypes.c_int(chunks)))
     assert device.launches == ["mask_logits"]
     assert same_bits(buffer, masked(batch))
 
