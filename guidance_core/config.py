@@ -55,6 +55,15 @@ class ModelSettings(_Section):
         description="How the model writes tool calls: `hermes`, `llama3_json`, `mistral`, `mistral_args`, or `json`, a "
         "form that it is told in words; by default, what its chat template shows.",
     )
+    json_schema_prompt: str = Field(
+        "Answer with JSON that follows this JSON schema:\n{schema}",
+        description="How a model is told of the schema that its answer will have to follow (`{schema}` stands for it), "
+        "where its chat template has no variable `json_schema`. Empty, and it is not told.",
+    )
+    reasoning_budgets: dict[Literal["minimal", "low", "medium", "high", "xhigh"], int | None] = Field(
+        {"minimal": 128, "low": 512, "medium": 2048, "high": 8192, "xhigh": None},
+        description="Most tokens of thought for each `reasoning_effort`; `null` is no limit.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the checkpoint.")
 
 
@@ -82,12 +91,12 @@ class TorchSettings(_Section):
 
 
 class TrtllmSettings(_Section):
-    """The TensorRT-LLM executor: the arguments of `tensorrt_llm.LLM`, under the names that llgtrt's runtime section has."""
+    """The TensorRT-LLM executor; names as in llgtrt's runtime section."""
 
     guidance: Literal["auto", "batched", "engine", "processor"] = Field(
         "auto",
         description="How grammars are enforced: `batched` (our processor masks the whole batch; compiled engines), "
-        "`engine` (TensorRT-LLM's own llguidance; checkpoints), `processor` (ours, one request at a time; checkpoints). "
+        "`engine` (TensorRT-LLM's own llguidance; checkpoints), `processor` (ours, request by request; checkpoints). "
         "`auto` is `batched` for compiled engines, `engine` for checkpoints.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of a checkpoint's weights.")

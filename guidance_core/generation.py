@@ -17,7 +17,7 @@ is then *in* the grammar. ``length``: cut off by ``max_tokens`` or by the contex
 where the grammar does not end. Failures are exceptions (`errors`), never finish reasons.
 """
 
-GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance", "tools"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance", "tools", "reasoning"]
 
 GrammarRoute = Literal["exact", "rewritten", "checked"]
 """How a grammar stands to what the client wrote.

@@ -86,6 +86,16 @@ class Answer:
         """Tokens answered so far, all choices together, without `discarded_tokens`."""
         return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the `completion_tokens` are thoughts, their markers included."""
+        thinking = self._text.thinking
+        if thinking is None:
+            return 0
+        outputs = [attempt.outputs[choice] for choice, attempt in enumerate(self._latest)]
+        thoughtful = [out for out in outputs if thinking.begun or out.text.startswith(thinking.markers.begin)]
+        return sum(out.tokens_to_marker or out.completion_tokens for out in thoughtful)
+
     def output(self, choice: int) -> ChoiceOutput:
         """How a choice stands: its tokens so far, and what ended it."""
         return self._latest[choice].outputs[choice]
@@ -120,13 +130,18 @@ class Answer:
                 if piece.finish_reason is None:
                     continue
                 whole = _joined(received[choice])
-                failure = await _check(grammar, whole.text) if whole.finish_reason == "stop" else None
+                failure = await _check(grammar, self._said(whole.text)) if whole.finish_reason == "stop" else None
                 if failure is None:
                     telemetry.CHECK_ATTEMPTS.observe(self.attempts[choice])
                     yield choice, whole
                 else:
                     received[choice].clear()
                     attempts.add(self._again(choice, failure).pieces())
+
+    def _said(self, text: str) -> str:
+        """An answer's text without thoughts."""
+        thinking = self._text.thinking
+        return text if thinking is None else thinking.parser().split(text)[1]
 
     def _again(self, choice: int, failure: str) -> Attempt:
         """The next attempt at a choice whose latest one was rejected."""

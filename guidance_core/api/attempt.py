@@ -12,9 +12,28 @@ from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.generation import GenerationRequest, TokenDelta
 from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
+from guidance_core.output.reasoning import ReasoningParser
+from guidance_core.reasoning import ReasoningMarkers
 
 Piece = tuple[int, TextDelta]
 """(choice index, the next piece of its text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The answer may begin with thoughts.
+
+    Attributes:
+        markers: the model's.
+        begun: the prompt has begun them.
+    """
+
+    markers: ReasoningMarkers
+    begun: bool
+
+    def parser(self) -> ReasoningParser:
+        """For one choice's text."""
+        return ReasoningParser(self.markers, begun=self.begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +43,7 @@ class TextOptions:
     skip_special_tokens: bool = True
     keep_leading_space: bool = False
     include_stop_string: bool = False
+    thinking: Thinking | None = None
 
 
 class Attempt:
@@ -57,6 +77,7 @@ class Attempt:
                 keep_leading_space=text.keep_leading_space,
                 include_stop_string=text.include_stop_string,
                 in_grammar=in_grammar,
+                marker_token_id=None if text.thinking is None else text.thinking.markers.end_id,
             )
             for choice in choices
         }

@@ -19,6 +19,7 @@ from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
 from guidance_core.output import Detokenizer
 from guidance_core.prompt import PromptTokenizer
 from guidance_core.prompt.tools import ToolUse
+from guidance_core.reasoning import ReasoningMarkers, find_markers
 from guidance_core.tool_format import FORMATS
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class LoadedModel:
     executor: Executor
     prompts: PromptTokenizer
     tool_use: ToolUse
+    reasoning: ReasoningMarkers | None
     detokenizer: Detokenizer
     grammars: GrammarCompiler
     fingerprint: str
@@ -150,10 +152,16 @@ async def load_model(settings: Settings) -> LoadedModel:
         executor=executor,
         prompts=prompts,
         tool_use=ToolUse(prompts, FORMATS[settings.model.tool_format] if settings.model.tool_format else None),
+        reasoning=_reasoning(prompts),
         detokenizer=Detokenizer(prompts.tokenizer),
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),
     )
+
+
+def _reasoning(prompts: PromptTokenizer) -> ReasoningMarkers | None:
+    template = prompts.template()
+    return find_markers(prompts.tokenizer, None if template is None else template.source)
 
 
 def _fingerprint(settings: Settings, stored: StoredModel) -> str:

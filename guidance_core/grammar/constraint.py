@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
 from guidance_core.grammar.json_schema import Translation, translations
+from guidance_core.grammar.reasoning import Thoughts, with_thoughts
 from guidance_core.grammar.tools import Answer, Function, tools_grammar
 from guidance_core.tool_format import ToolFormat
 
@@ -53,6 +54,8 @@ class Constraint:
                 yield Translation(LLMatcher.grammar_from_regex(self.definition))
             case "lark" | "llguidance":
                 yield Translation(self.definition)
+            case "reasoning":
+                yield from _reasoned_translations(json.loads(self.definition))
             case "tools":
                 yield _tools_translation(json.loads(self.definition))
 
@@ -181,6 +184,21 @@ def tools(
             }
         ),
     )
+
+
+def reasoned(thoughts: Thoughts, answer: Constraint | None) -> Constraint:
+    """Thoughts, then what the answer must be; see `reasoning.with_thoughts`."""
+    definition = {"thoughts": asdict(thoughts), "answer": None if answer is None else asdict(answer)}
+    return _constraint("reasoning", _json(definition))
+
+
+def _reasoned_translations(definition: dict[str, Any]) -> Iterator[Translation]:
+    thoughts = Thoughts(**definition["thoughts"])
+    if definition["answer"] is None:
+        yield with_thoughts(thoughts, None)
+        return
+    for translation in Constraint(**definition["answer"]).translations():
+        yield with_thoughts(thoughts, translation)
 
 
 def _tools_translation(definition: dict[str, Any]) -> Translation:

@@ -53,6 +53,7 @@ class ChoiceOutput:
         keep_leading_space: bool = True,
         include_stop_string: bool = False,
         in_grammar: Callable[[str], bool] | None = None,
+        marker_token_id: int | None = None,
     ) -> None:
         """Start a choice.
 
@@ -65,11 +66,14 @@ class ChoiceOutput:
                 which says nothing about what follows its text.
             in_grammar: under a grammar: whether a text is a complete answer. A stop string that cuts the answer where
                 it is not one gives ``length`` as the finish reason: ``stop`` promises a complete answer.
+            marker_token_id: a token whose first place is wanted, such as the one that ends a model's thoughts.
         """
         self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
         self.stop_token_id: int | None = None
+        self.tokens_to_marker: int | None = None
+        self._marker_token_id = marker_token_id
         self.stop_logprob: TokenTextLogprob | None = None
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(
@@ -105,6 +109,8 @@ class ChoiceOutput:
             pieces.append(self._certain(delta.text))
         for i, token_id in enumerate(delta.token_ids):
             self.completion_tokens += 1
+            if token_id == self._marker_token_id and self.tokens_to_marker is None:
+                self.tokens_to_marker = self.completion_tokens
             if delta.logprobs is not None:
                 self._waiting.append((self._decoded, delta.logprobs[i]))
             if text := self._stream.push(token_id):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from guidance_core.output.reasoning import overlap
 from guidance_core.tool_format import ToolFormat
 
 
@@ -107,7 +108,7 @@ class ToolCallParser:
         else:
             place = self._buffer.find(trigger)
             # White space before calls is layout; whether calls follow is not known yet.
-            certain = len(self._buffer[: len(self._buffer) - _overlap(self._buffer, trigger)].rstrip())
+            certain = len(self._buffer[: len(self._buffer) - overlap(self._buffer, trigger)].rstrip())
         if place >= 0:
             content = self._buffer[:place].rstrip()
             if content:
@@ -186,8 +187,3 @@ class _ObjectEnd:
                 if self._depth == 0:
                     return index + 1
         return None
-
-
-def _overlap(text: str, trigger: str) -> int:
-    """How many characters at the end of ``text`` may become ``trigger``."""
-    return next((n for n in range(min(len(text), len(trigger) - 1), 0, -1) if trigger.startswith(text[-n:])), 0)

@@ -34,6 +34,15 @@ def normalize_messages(messages: Sequence[Message], *, developer_role: bool) -> 
     return [_normalize(message, f"messages[{i}]", developer_role) for i, message in enumerate(messages)]
 
 
+def plain_text(content: Any) -> str:
+    """A message's content as text: parts that are text, joined as `normalize_messages` does."""
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return content or ""
+    return "\n".join(
+        part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+    )
+
+
 def _normalize(message: Message, param: str, developer_role: bool) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.prompt.chat_template import ChatTemplate
-from guidance_core.prompt.messages import Message
+from guidance_core.prompt.messages import Message, plain_text
 from guidance_core.prompt.model_folder import load_chat_templates, load_special_tokens, load_tokenizer
 
 
@@ -91,17 +91,46 @@ class PromptTokenizer:
         """The token ids of a conversation.
 
         Args:
+            messages: see `chat_text`.
+            tools: see `chat_text`.
+            add_generation_prompt: see `chat_text`.
+            add_special_tokens: let the tokenizer add what it adds by itself, on top of what the template writes: a
+                second BOS harms most models.
+            variables: see `chat_text`.
+            context: see `chat_text`.
+
+        Raises:
+            InvalidRequest: as `chat_text`, or the messages hold a lone surrogate.
+            Unsupported, ContextLengthExceeded: as `chat_text`.
+        """
+        text = self.chat_text(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=variables, context=context
+        )
+        return self.encode_chat(text, add_special_tokens=add_special_tokens)
+
+    def chat_text(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+        context: int | None = None,
+    ) -> str:
+        """A conversation as the chat template writes it.
+
+        Args:
             messages: the conversation, as JSON.
             tools: tool descriptions, as JSON schemas in OpenAI's shape.
             add_generation_prompt: end with what starts the assistant's turn.
-            add_special_tokens: let the tokenizer add what it adds by itself, on top of what the template writes: a
-                second BOS harms most models.
+            continue_final_message: end within the last message, right after its text, for the model to go on with it.
             variables: further template variables (vLLM's ``chat_template_kwargs``).
             context: the model's context in tokens: what cannot fit by far is refused before it is tokenised.
 
         Raises:
-            InvalidRequest: the model has no chat template, the template refuses the messages, or they hold a lone
-                surrogate.
+            InvalidRequest: the model has no chat template, or the template refuses the messages, or drops the text of
+                a message that is to be continued.
             Unsupported: a content part that is not text.
             ContextLengthExceeded: the messages cannot fit into ``context``.
         """
@@ -122,10 +151,14 @@ class PromptTokenizer:
         text = template.render(
             messages,
             tools=tools,
-            add_generation_prompt=add_generation_prompt,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
             variables=variables,
             max_chars=None if context is None else context * self._longest_token,
         )
+        return _cut_after(text, plain_text(messages[-1].get("content"))) if continue_final_message else text
+
+    def encode_chat(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """The token ids of what `chat_text` wrote; the argument and the errors are those of `chat`."""
         return self._encode(text, add_special_tokens=add_special_tokens, param="messages")
 
     def instruction(
@@ -178,6 +211,19 @@ class PromptTokenizer:
             ) from error
         # Of the encode methods only those for batches release the GIL; the fast one leaves out offsets.
         return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+
+def _cut_after(text: str, content: str) -> str:
+    """A rendered chat up to the end of its last message's text, which templates trim."""
+    content = content.strip()
+    start = text.rfind(content)
+    if not content or start < 0:
+        raise InvalidRequest(
+            "The last message cannot be continued: it has no text, or the model's chat template does not write it as "
+            "it is.",
+            param="continue_final_message",
+        )
+    return text[: start + len(content)]
 
 
 def _compile(source: str, special_tokens: Mapping[str, str], origin: str) -> ChatTemplate:

@@ -6,15 +6,29 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from guidance_core.errors import InvalidRequest
-from guidance_core.prompt.messages import Message
+from guidance_core.prompt.messages import Message, plain_text
 from guidance_core.prompt.tokenizer import PromptTokenizer
 from guidance_core.tool_format import JSON, ToolFormat, detect
 
 Tool = Mapping[str, Any]
 """A tool in OpenAI's shape: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaInWords:
+    """A JSON schema that the model is told of.
+
+    Attributes:
+        schema: for templates that have the variable ``json_schema``, as llgtrt's have.
+        text: for all others.
+    """
+
+    schema: Any
+    text: str
 
 
 class ToolUse:
@@ -43,20 +57,28 @@ class ToolUse:
         }
         self._prompts = prompts
         self._in_template = JSON not in (shown, self.format)
+        self._template_shows_schemas = template is not None and "json_schema" in template.source
         self._system_role = template is None or template.knows_role("system")
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[Tool], **options: Any) -> tuple[int, ...]:
-        """The token ids of a conversation with tools, or with earlier calls.
+    def chat_text(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, schema: SchemaInWords | None = None, **options: Any
+    ) -> str:
+        """A conversation with tools, with earlier calls, or with a schema that the answer will have to follow.
 
         Args:
             messages: in OpenAI's shape.
             tools: what may be called; may be empty.
-            options: see `PromptTokenizer.chat`, which raises the errors too.
+            schema: to be told to the model.
+            options: see `PromptTokenizer.chat_text`, which raises the errors too.
         """
+        if schema is not None and self._template_shows_schemas:
+            options["variables"] = {"json_schema": schema.schema, **(options.get("variables") or {})}
+        elif schema is not None:
+            messages = told(messages, schema.text, system_role=self._system_role)
         if self._in_template:
-            return self._prompts.chat(for_template(messages, self.format), tools=tools or None, **options)
-        told = in_words(messages, tools, self.format, system_role=self._system_role)
-        return self._prompts.chat(told, **options)
+            return self._prompts.chat_text(for_template(messages, self.format), tools=tools or None, **options)
+        in_text = in_words(messages, tools, self.format, system_role=self._system_role)
+        return self._prompts.chat_text(in_text, **options)
 
 
 _ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -96,16 +118,26 @@ def in_words(
         InvalidRequest: arguments that are not a JSON object.
     """
     written = [_as_text(message, f"messages[{i}]", tool_format) for i, message in enumerate(messages)]
-    if not tools:
-        return written
-    told = _description(tools, tool_format)
+    return told(written, _description(tools, tool_format), system_role=system_role) if tools else written
+
+
+def told(messages: Sequence[Message], text: str, *, system_role: bool) -> list[dict[str, Any]]:
+    """Messages that tell the model something besides: at the end of its system message, or of a new one.
+
+    Args:
+        messages: in OpenAI's shape.
+        text: what to tell.
+        system_role: see `in_words`.
+    """
+    changed = [dict(message) for message in messages]
     roles = ("system", "developer") if system_role else ("user",)
-    for i, message in enumerate(written):
+    for message in changed:
         if message["role"] in roles:
-            parts = [_plain(message.get("content")), told] if system_role else [told, _plain(message.get("content"))]
-            written[i] = {**message, "content": "\n\n".join(filter(None, parts))}
-            return written
-    return [{"role": roles[0], "content": told}, *written]
+            content = plain_text(message.get("content"))
+            parts = [content, text] if system_role else [text, content]
+            message["content"] = "\n\n".join(filter(None, parts))
+            return changed
+    return [{"role": roles[0], "content": text}, *changed]
 
 
 def call_id(given: str, tool_format: ToolFormat) -> str:
@@ -138,7 +170,10 @@ def _for_template(message: Message, param: str, tool_format: ToolFormat) -> dict
 
 def _as_text(message: Message, param: str, tool_format: ToolFormat) -> dict[str, Any]:
     if message["role"] == "tool":
-        return {"role": "user", "content": f"Result of {message['tool_call_id']}:\n{_plain(message.get('content'))}"}
+        return {
+            "role": "user",
+            "content": f"Result of {message['tool_call_id']}:\n{plain_text(message.get('content'))}",
+        }
     if not message.get("tool_calls"):
         return dict(message)
     calls = [
@@ -149,7 +184,7 @@ def _as_text(message: Message, param: str, tool_format: ToolFormat) -> dict[str,
     text = tool_format.begin + tool_format.between.join(calls) + tool_format.end
     return {
         **{key: value for key, value in message.items() if key != "tool_calls"},
-        "content": "\n".join(filter(None, [_plain(message.get("content")), text])),
+        "content": "\n".join(filter(None, [plain_text(message.get("content")), text])),
     }
 
 
@@ -166,13 +201,6 @@ def _calls(message: Message, param: str) -> list[tuple[Mapping[str, Any], dict[s
             raise InvalidRequest(f"'{place}' must be the text of a JSON object.", param=place)
         calls.append((call, arguments))
     return calls
-
-
-def _plain(content: Any) -> str:
-    """A message's content as text; parts have been checked to be text."""
-    if isinstance(content, str) or content is None:
-        return content or ""
-    return "\n".join(part["text"] for part in content)
 
 
 def _description(tools: Sequence[Tool], tool_format: ToolFormat) -> str:

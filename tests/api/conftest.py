@@ -41,7 +41,7 @@ def loaded(tokenizers: tuple[PromptTokenizer, LLTokenizer], executor: ScriptedEx
     prompts, ll_tokenizer = tokenizers
     grammars = GrammarCompiler(ll_tokenizer, GuidanceSettings())
     return LoadedModel(
-        "smollm2:1", executor, prompts, ToolUse(prompts), Detokenizer(prompts.tokenizer), grammars, "fp_test"
+        "smollm2:1", executor, prompts, ToolUse(prompts), None, Detokenizer(prompts.tokenizer), grammars, "fp_test"
     )
 
 

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from guidance_core.api.openai import examples
 from guidance_core.api.openai.constraints import ConstraintFields
+from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.tools import Tool, ToolCall, ToolChoice
 from guidance_core.errors import InvalidRequest, Unsupported
 
@@ -154,6 +155,7 @@ class Message(BaseModel):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
     ] = Field(None, description="Text, or a list of parts of type `text`.")
     name: str | None = Field(None, description="Of the participant; refused where the model's template ignores it.")
+    reasoning_content: str | None = Field(None, description="The assistant's thoughts, for templates that show them.")
     tool_calls: list[ToolCall] | None = Field(None, description="What the assistant called; as it was answered.")
     tool_call_id: str | None = Field(None, description="In a message of role `tool`: the call whose result it is.")
     annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
@@ -176,7 +178,6 @@ _NOT_IN_CHAT: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in_memory",),
-    "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "verbosity": ("medium",),
@@ -206,6 +207,24 @@ class ChatBody(GenerationBody):
     tool_choice: ToolChoice | None = Field(
         None, description="`auto` (the default with tools), `none`, `required`, one function, or some of them."
     )
+    reasoning_effort: ReasoningEffort | None = Field(
+        None, description="How long a model that thinks first may think; `none` is not at all."
+    )
+    min_thinking_tokens: int | None = Field(None, ge=0, le=100_000, description="Fewest tokens of thought.")
+    max_thinking_tokens: int | None = Field(
+        None, ge=0, le=100_000, description="Most tokens of thought; goes before `reasoning_effort`."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the prompt ends with what begins the assistant's turn; it does if not given."
+    )
+    continue_final_message: bool = Field(
+        False, description="Go on with the last message, the assistant's, instead of beginning a new one."
+    )
+    include_json_schema_in_prompt: bool = Field(
+        True, description="Tell the model of the JSON schema that its answer will have to follow."
+    )
+    return_expanded_prompt: bool = Field(False, description="Answer the prompt as the model got it, too.")
     parallel_tool_calls: bool = Field(True, description="Whether one message may have several calls.")
 
     @classmethod

@@ -12,17 +12,19 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.answer import Answer
-from guidance_core.api.attempt import Piece, TextOptions
-from guidance_core.api.openai.bodies import ChatBody, Message
-from guidance_core.api.openai.constraints import FieldConstraint, constraint_of
+from guidance_core.api.attempt import Piece, TextOptions, Thinking
+from guidance_core.api.openai.bodies import ChatBody
+from guidance_core.api.openai.constraints import constraint_of
+from guidance_core.api.openai.conversation import prompt_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
+from guidance_core.api.openai.message import MessageReader, joined_message
+from guidance_core.api.openai.reasoning import thoughts_of, with_thoughts
 from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
-from guidance_core.api.openai.tools import MessageReader, Tool, choose, joined_message, tools_constraint
+from guidance_core.api.openai.tools import choose, tools_constraint
 from guidance_core.api.openai.usage import usage_of
-from guidance_core.api.served_model import LoadedModel, ServedModel
+from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
-from guidance_core.api.tokenizing import off_the_loop
-from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.errors import InvalidRequest
 from guidance_core.generation import FinishReason
 from guidance_core.output import TextDelta, TokenText, TokenTextLogprob
 
@@ -38,30 +40,39 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     max_tokens = _max_tokens(body)
     logprobs = _logprobs(body)
     tools, required, one = choose(body.tools, body.tool_choice)
-    prompt_ids = await _prompt_ids(model, body, tools)
-    remaining = remaining_context(model, len(prompt_ids), param="messages")
-    found = constraint_of(body)
+    wanted = constraint_of(body)
+    prompt = await prompt_of(model, served.settings.model, body, tools, wanted)
+    remaining = remaining_context(model, len(prompt.ids), param="messages")
+    thinking = None if model.reasoning is None else Thinking(model.reasoning, model.reasoning.begun(prompt.ids))
+    thoughts = thoughts_of(
+        thinking,
+        served.settings.model.reasoning_budgets,
+        effort=body.reasoning_effort,
+        min_tokens=body.min_thinking_tokens,
+        max_tokens=body.max_thinking_tokens,
+    )
+    found = wanted
     if tools:
-        parallel = body.parallel_tool_calls and not one
-        answer_constraint = None if found is None else found.constraint
-        may_call = tools_constraint(
-            model.tool_use, tools, required=required, parallel=parallel, answer=answer_constraint
+        found = tools_constraint(
+            model.tool_use, tools, required=required, parallel=body.parallel_tool_calls and not one, answer=wanted
         )
-        found = FieldConstraint(may_call, "tools")
+    found = with_thoughts(thoughts, found)
     compilation = await compilation_of(model, settings, found, stream=body.stream)
     request = generation_request(
         model,
         served.settings.server,
         body,
-        prompt_ids=prompt_ids,
+        prompt_ids=prompt.ids,
         max_tokens=max_tokens,
         default_max_tokens=remaining,
         logprobs=logprobs,
         grammar=None if compilation is None else compilation.grammar,
     )
-    # Calls may begin with a special token; where there are tools, no other one is ever answered.
-    text = TextOptions(skip_special_tokens=body.skip_special_tokens and not tools)
-    readers = [MessageReader(model.tool_use.format if tools else None) for _ in range(body.n)]
+    # Calls and thoughts may begin with a special token; where there are any, the grammar allows no other one.
+    marked = bool(tools) or thinking is not None
+    text = TextOptions(skip_special_tokens=body.skip_special_tokens and not marked, thinking=thinking)
+    tool_format = model.tool_use.format if tools else None
+    readers = [MessageReader(tool_format=tool_format, thinking=thinking) for _ in range(body.n)]
     answer = Answer(model, request, text, check_budget(settings, body))
     usage = partial(usage_of, [answer], compilation, with_guidance=body.include_guidance)
     head = {
@@ -72,6 +83,8 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
         "service_tier": "default",
         "system_fingerprint": model.fingerprint,
     }
+    if body.return_expanded_prompt:
+        head["expanded_prompt"] = prompt.text
     if body.stream:
         pieces = await started(answer.pieces())
         writer = ChunkWriter(head, body.stream_options)
@@ -79,7 +92,8 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
         return event_stream(
             events, choices=body.n, comments_every=settings.held_stream_comments if answer.held else None
         )
-    return JSONResponse({**head, "choices": await _choices(body, answer, readers), "usage": usage()})
+    choices = await _choices(body, answer, readers)
+    return JSONResponse({**head, "choices": choices, "usage": usage()})
 
 
 async def _events(
@@ -148,65 +162,6 @@ async def _choices(body: ChatBody, answer: Answer, readers: Sequence[MessageRead
             }
         )
     return choices
-
-
-async def _prompt_ids(model: LoadedModel, body: ChatBody, tools: Sequence[Tool]) -> tuple[int, ...]:
-    messages = [message.model_dump(exclude_none=True) for message in body.messages]
-    _check_messages(body.messages)
-    context = model.executor.limits().max_model_len
-    described = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools]
-    chat = partial(model.tool_use.chat, tools=described, context=context)
-    chars = sum(len(str(message.content)) for message in body.messages)
-    ids = await off_the_loop(chars, partial(chat, messages))
-    for i, message in enumerate(body.messages):
-        if message.name is None:
-            continue
-        # Templates are free to ignore a name, and most do. Then it would be dropped silently.
-        nameless = [{**other, "name": None} if i == j else other for j, other in enumerate(messages)]
-        if await off_the_loop(chars, partial(chat, nameless)) == ids:
-            raise Unsupported(
-                f"The model's chat template ignores 'messages[{i}].name': leave it out, or write the name into the "
-                "content.",
-                param=f"messages[{i}].name",
-            )
-    return ids
-
-
-def _check_messages(messages: Sequence[Message]) -> None:
-    """Refuse messages that are incomplete, or answer calls that nobody made."""
-    called: set[str] = set()
-    for i, message in enumerate(messages):
-        param = f"messages[{i}]"
-        if message.role == "function":
-            raise Unsupported(
-                f"'{param}.role' is 'function', which OpenAI has replaced: use 'tool' and 'tool_call_id'.",
-                param=f"{param}.role",
-            )
-        if message.tool_calls is not None and message.role != "assistant":
-            raise InvalidRequest(
-                f"'{param}.tool_calls' is for messages of the role 'assistant'.", param=f"{param}.tool_calls"
-            )
-        called.update(call.id for call in message.tool_calls or ())
-        if (message.role == "tool") != (message.tool_call_id is not None):
-            raise InvalidRequest(
-                f"'{param}.tool_call_id' goes with the role 'tool', and only with it.", param=f"{param}.tool_call_id"
-            )
-        if message.tool_call_id is not None and message.tool_call_id not in called:
-            raise InvalidRequest(
-                f"'{param}.tool_call_id' is {message.tool_call_id!r}; no message before has a call of that id.",
-                param=f"{param}.tool_call_id",
-            )
-        if message.content is None and not message.tool_calls:
-            raise InvalidRequest(f"'{param}.content' is missing: give it text.", param=f"{param}.content")
-        _check_parts(message.content, param)
-
-
-def _check_parts(content: str | list[dict[str, Any]] | None, param: str) -> None:
-    for j, part in enumerate(content if isinstance(content, list) else ()):
-        for key in part.keys() - {"type", "text"}:
-            if part.get("type") == "text" and part[key] is not None:
-                path = f"{param}.content[{j}].{key}"
-                raise InvalidRequest(f"Unknown field {path!r}: leave it out.", param=path, code="unknown_parameter")
 
 
 def _max_tokens(body: ChatBody) -> int | None:

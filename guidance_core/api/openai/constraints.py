@@ -1,4 +1,4 @@
-"""What the answer must be: `response_format`, and the fields that vLLM's and llgtrt's clients send for the same.
+"""What the answer must be: `response_format`, and the fields that vLLM's, SGLang's and llgtrt's clients send for the same.
 
 Each of these fields becomes one `Constraint`; a request may have one.
 """
@@ -116,6 +116,9 @@ class ConstraintFields(BaseModel):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = Field(None, description="Lark, or llama.cpp's GBNF.")
+    guided_decoding_backend: str | None = Field(None, description="Accepted; llguidance enforces every constraint.")
+    regex: str | None = Field(None, description="The same, as SGLang's clients write it.")
+    ebnf: str | None = Field(None, description="Lark, or llama.cpp's GBNF, as SGLang's clients write it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +133,25 @@ def constraint_of(body: ConstraintFields) -> FieldConstraint | None:
     """The constraint of a request, or None.
 
     Raises:
-        InvalidRequest: several at once.
+        InvalidRequest: several that differ.
         InvalidGrammar: malformed; ``param`` names the field.
     """
-    found = [(param, make, value) for param, make, value in _candidates(body) if value is not None]
-    if len(found) > 1:
+    found: list[FieldConstraint] = []
+    for param, make, value in _candidates(body):
+        if value is None:
+            continue
+        try:
+            found.append(FieldConstraint(make(value), param))
+        except InvalidGrammar as error:
+            raise InvalidGrammar(error.message, param=param) from None
+    # Some clients write one constraint in the ways of several versions of a server at once.
+    other = next((each for each in found if each.constraint != found[0].constraint), None)
+    if other is not None:
         raise InvalidRequest(
-            f"The answer can have one constraint, but {' and '.join(repr(param) for param, _, _ in found)} are given: "
-            "leave out all but one.",
-            param=found[1][0],
+            f"The answer can have one constraint, but {found[0].param!r} and {other.param!r} differ: leave out one.",
+            param=other.param,
         )
-    if not found:
-        return None
-    param, make, value = found[0]
-    try:
-        return FieldConstraint(make(value), param)
-    except InvalidGrammar as error:
-        raise InvalidGrammar(error.message, param=param) from None
+    return found[0] if found else None
 
 
 def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Constraint], Any]]:
@@ -157,6 +162,8 @@ def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Const
         ("guided_regex", constraint.regex, body.guided_regex),
         ("guided_choice", constraint.choice, body.guided_choice),
         ("guided_grammar", constraint.ebnf, body.guided_grammar),
+        ("regex", constraint.regex, body.regex),
+        ("ebnf", constraint.ebnf, body.ebnf),
     ]
     if (outputs := body.structured_outputs) is not None:
         _check_strictness("structured_outputs.strict", outputs.strict, "structured_outputs.json", outputs.json_)

@@ -1,4 +1,4 @@
-"""Tools in requests and calls in answers, as OpenAI shapes them."""
+"""Tools in requests, as OpenAI shapes them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from guidance_core.api.openai.constraints import FieldConstraint
 from guidance_core.errors import InvalidGrammar, InvalidRequest
 from guidance_core.grammar import constraint
-from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.tools import Function
-from guidance_core.output.tool_calls import CallDelta, ContentDelta, ToolCallParser
-from guidance_core.prompt.tools import ToolUse, new_call_id
-from guidance_core.tool_format import ToolFormat
+from guidance_core.prompt.tools import ToolUse
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -127,87 +125,28 @@ def _named(tools: Sequence[Tool], names: Sequence[str], param: str) -> list[Tool
 
 
 def tools_constraint(
-    use: ToolUse, tools: Sequence[Tool], *, required: bool, parallel: bool, answer: Constraint | None
-) -> Constraint:
+    use: ToolUse, tools: Sequence[Tool], *, required: bool, parallel: bool, answer: FieldConstraint | None
+) -> FieldConstraint:
     """What a message must be that may call these tools.
 
     Raises:
         InvalidGrammar: two tools have one name.
     """
     try:
-        return constraint.tools(
+        may_call = constraint.tools(
             use.format,
             [Function(tool.function.name, _parameters(tool.function)) for tool in tools],
             required=required,
             parallel=parallel,
-            answer=answer,
+            answer=None if answer is None else answer.constraint,
             token_ids=use.token_ids,
         )
     except InvalidGrammar as error:
         raise InvalidGrammar(error.message, param="tools") from None
+    return FieldConstraint(may_call, "tools")
 
 
 def _parameters(function: FunctionDefinition) -> dict[str, Any]:
     if function.parameters is None:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     return function.parameters
-
-
-class MessageReader:
-    """One choice's text → the deltas of its message.
-
-    Attributes:
-        called: there are calls.
-    """
-
-    def __init__(self, tool_format: ToolFormat | None) -> None:
-        """Start a message; without a format, all text is content."""
-        self._format = tool_format
-        self._parser = None if tool_format is None else ToolCallParser(tool_format)
-
-    @property
-    def called(self) -> bool:
-        """See the class."""
-        return self._parser is not None and self._parser.calls > 0
-
-    def read(self, text: str, *, last: bool) -> list[dict[str, Any]]:
-        """The next piece of text, as OpenAI's stream deltas.
-
-        Args:
-            text: as it came.
-            last: nothing follows.
-        """
-        if self._parser is None or self._format is None:
-            return [{"content": text}] if text else []
-        found = self._parser.push(text)
-        if last:
-            found += self._parser.finish()
-        return [_delta(delta, self._format) for delta in found]
-
-
-def _delta(delta: ContentDelta | CallDelta, tool_format: ToolFormat) -> dict[str, Any]:
-    if isinstance(delta, ContentDelta):
-        return {"content": delta.text}
-    if delta.name is None:
-        return {"tool_calls": [{"index": delta.index, "function": {"arguments": delta.arguments}}]}
-    function = {"name": delta.name, "arguments": delta.arguments}
-    call = {"index": delta.index, "id": new_call_id(tool_format), "type": "function", "function": function}
-    return {"tool_calls": [call]}
-
-
-def joined_message(deltas: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A whole message out of its deltas."""
-    content: list[str] = []
-    calls: list[dict[str, Any]] = []
-    for delta in deltas:
-        content.append(delta.get("content", ""))
-        for call in delta.get("tool_calls", ()):
-            if "id" in call:
-                calls.append({"id": call["id"], "type": "function", "function": dict(call["function"])})
-            else:
-                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-    text = "".join(content)
-    message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
-    if calls:
-        message["tool_calls"] = calls
-    return {**message, "annotations": []}

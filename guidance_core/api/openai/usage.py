@@ -29,7 +29,7 @@ def usage_of(answers: Sequence[Answer], compilation: Compilation | None, *, with
             "audio_tokens": 0,
         },
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": sum(answer.reasoning_tokens for answer in answers),
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,

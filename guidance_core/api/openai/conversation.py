@@ -1,0 +1,145 @@
+"""The prompt of a chat request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from guidance_core.api.openai.bodies import ChatBody, Message
+from guidance_core.api.openai.constraints import FieldConstraint
+from guidance_core.api.openai.tools import Tool
+from guidance_core.api.served_model import LoadedModel
+from guidance_core.api.tokenizing import off_the_loop
+from guidance_core.config import ModelSettings
+from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.prompt.tools import SchemaInWords
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation as the model gets it."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+async def prompt_of(
+    model: LoadedModel, settings: ModelSettings, body: ChatBody, tools: Sequence[Tool], answer: FieldConstraint | None
+) -> Prompt:
+    """Write a conversation as the model's chat template does.
+
+    Args:
+        model: answers it.
+        settings: of the model.
+        body: the request.
+        tools: what may be called.
+        answer: what the answer must be.
+
+    Raises:
+        InvalidRequest: messages that are malformed, or that the template refuses.
+        Unsupported: what the template would drop.
+        ContextLengthExceeded: too long.
+    """
+    _check_messages(body.messages)
+    _check_ending(body)
+    write = partial(
+        _write,
+        model,
+        tools=[tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools],
+        schema=_schema_in_words(settings, body, answer),
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=body.continue_final_message,
+        variables=_variables(body),
+        context=model.executor.limits().max_model_len,
+    )
+    chars = sum(len(str(message.content)) for message in body.messages)
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    prompt = await off_the_loop(chars, partial(write, messages))
+    for i, message in enumerate(body.messages):
+        if message.name is None:
+            continue
+        # Templates are free to ignore a name, and most do. Then it would be dropped silently.
+        nameless = [{**other, "name": None} if i == j else other for j, other in enumerate(messages)]
+        if await off_the_loop(chars, partial(write, nameless)) == prompt:
+            raise Unsupported(
+                f"The model's chat template ignores 'messages[{i}].name': leave it out, or write the name into the "
+                "content.",
+                param=f"messages[{i}].name",
+            )
+    return prompt
+
+
+def _write(model: LoadedModel, messages: Sequence[dict[str, Any]], **options: Any) -> Prompt:
+    text = model.tool_use.chat_text(messages, **options)
+    return Prompt(model.prompts.encode_chat(text), text)
+
+
+def _schema_in_words(settings: ModelSettings, body: ChatBody, answer: FieldConstraint | None) -> SchemaInWords | None:
+    if answer is None or answer.constraint.kind != "json_schema" or not body.include_json_schema_in_prompt:
+        return None
+    if not settings.json_schema_prompt:
+        return None
+    definition = answer.constraint.definition
+    return SchemaInWords(json.loads(definition), settings.json_schema_prompt.replace("{schema}", definition))
+
+
+def _variables(body: ChatBody) -> dict[str, Any]:
+    # Templates of models that think now and then ask this variable (Qwen 3 and those after it).
+    thinking = {"enable_thinking": False} if body.reasoning_effort == "none" else {}
+    return thinking | (body.chat_template_kwargs or {})
+
+
+def _check_ending(body: ChatBody) -> None:
+    if not body.continue_final_message:
+        return
+    if body.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' goes on with the last message, 'add_generation_prompt' begins a new one: leave "
+            "one out.",
+            param="continue_final_message",
+        )
+    if body.messages[-1].role != "assistant" or body.messages[-1].tool_calls:
+        raise InvalidRequest(
+            "'continue_final_message' needs a last message of the role 'assistant', without calls.",
+            param="continue_final_message",
+        )
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    """Refuse messages that are incomplete, or answer calls that nobody made."""
+    called: set[str] = set()
+    for i, message in enumerate(messages):
+        param = f"messages[{i}]"
+        if message.role == "function":
+            raise Unsupported(
+                f"'{param}.role' is 'function', which OpenAI has replaced: use 'tool' and 'tool_call_id'.",
+                param=f"{param}.role",
+            )
+        if message.tool_calls is not None and message.role != "assistant":
+            raise InvalidRequest(
+                f"'{param}.tool_calls' is for messages of the role 'assistant'.", param=f"{param}.tool_calls"
+            )
+        called.update(call.id for call in message.tool_calls or ())
+        if (message.role == "tool") != (message.tool_call_id is not None):
+            raise InvalidRequest(
+                f"'{param}.tool_call_id' goes with the role 'tool', and only with it.", param=f"{param}.tool_call_id"
+            )
+        if message.tool_call_id is not None and message.tool_call_id not in called:
+            raise InvalidRequest(
+                f"'{param}.tool_call_id' is {message.tool_call_id!r}; no message before has a call of that id.",
+                param=f"{param}.tool_call_id",
+            )
+        if message.content is None and not message.tool_calls:
+            raise InvalidRequest(f"'{param}.content' is missing: give it text.", param=f"{param}.content")
+        _check_parts(message.content, param)
+
+
+def _check_parts(content: str | list[dict[str, Any]] | None, param: str) -> None:
+    for j, part in enumerate(content if isinstance(content, list) else ()):
+        for key in part.keys() - {"type", "text"}:
+            if part.get("type") == "text" and part[key] is not None:
+                path = f"{param}.content[{j}].{key}"
+                raise InvalidRequest(f"Unknown field {path!r}: leave it out.", param=path, code="unknown_parameter")
