@@ -9,9 +9,18 @@ import pytest
 from llguidance import LLMatcher
 
 from guidance_core.generation import Grammar
+from tests.executors.triton.fixtures import tiny_llama, triton_engine, triton_models, triton_server
 from tests.grammar.conftest import ll_tokenizer, tokenizer_folder
 
-__all__ = ["ll_tokenizer", "regex_grammar", "tokenizer_folder"]
+__all__ = [
+    "ll_tokenizer",
+    "regex_grammar",
+    "tiny_llama",
+    "tokenizer_folder",
+    "triton_engine",
+    "triton_models",
+    "triton_server",
+]
 
 
 @pytest.fixture(scope="session")

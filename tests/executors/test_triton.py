@@ -1,27 +1,23 @@
-"""The Triton executor against a real Triton server, whose models have TensorRT-LLM's interfaces and a small model."""
+"""The executor's contract, on the token-level model of a real Triton server; and what only a server can do."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import torch
 from llguidance import LLTokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from guidance_core.config import Settings
 from guidance_core.errors import GenerationFailed, Unsupported
 from guidance_core.executors.base import Executor
 from guidance_core.executors.triton.executor import TritonExecutor
 from guidance_core.generation import FinishReason, Grammar
-from tests.executors.triton import repository
 from tests.executors.triton.engine_process import Engine
+from tests.executors.triton.fixtures import idle, started, until_failure
 from tests.executors.triton.server import TritonServer
 
 pytest.register_assert_rewrite("tests.executors.contract")
@@ -30,76 +26,9 @@ from tests.executors.contract import ExecutorContract, answer, choices, make_req
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
-    """A llama with random weights that says something varied."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=ll_tokenizer.vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_model: Path) -> Iterator[Engine]:
-    engine = Engine({"tiny": tiny_model})
-    yield engine
-    engine.stop()
-
-
-@pytest.fixture(scope="module")
-def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server with all models."""
-    models = tmp_path_factory.mktemp("triton") / "models"
-    repository.write_token_model(models, engine="tiny")
-    repository.write_token_model(models, "old", engine="tiny", inputs=repository.old(repository.TOKEN_INPUTS))
-    repository.write_token_model(models, "short", engine="tiny", max_seq_len="60")
-    repository.write_token_model(models, "breaking", engine="tiny", fail_after="3")
-    repository.write_token_model(models, "disobedient", engine="tiny", ignores_guides="yes")
-    repository.write_token_model(models, "busy", engine="tiny", one_at_a_time="yes", max_queue_size=1)
-    repository.write_token_model(models, "in_one_piece", engine="tiny", decoupled=False)
-    guides = ("guided_decoding_guide_type", "guided_decoding_guide")
-    plain = repository.without(repository.TOKEN_INPUTS, *guides, "seed", "embedding_bias", "min_tokens")
-    repository.write_token_model(models, "plain", engine="tiny", inputs=plain)
-    repository.write_token_model(models, "demanding", engine="tiny", inputs=[*plain, ("image!", "FP32", "-1")])
-    server = TritonServer(models, environment={"ENGINE_PORT": str(engine.port)})
-    server.start()
-    engine.wait()
-    yield server
-    server.kill()
-
-
-def settings(server: TritonServer, **triton: object) -> Settings:
-    return Settings.model_validate(
-        {
-            "executor": "triton",
-            "triton": {"url": server.url, "max_model_len": 512, "max_concurrency": 4, **triton},
-            "server": {"max_queue_size": 4},
-        }
-    )
-
-
-async def started(model: Path, server: TritonServer, **triton: object) -> TritonExecutor:
-    executor = TritonExecutor(model, settings(server, **triton))
-    await executor.start()
-    return executor
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def executor(tiny_model: Path, server: TritonServer) -> AsyncIterator[TritonExecutor]:
-    executor = await started(tiny_model, server)
+async def executor(tiny_llama: Path, triton_server: TritonServer) -> AsyncIterator[TritonExecutor]:
+    executor = await started(tiny_llama, triton_server, "tiny")
     yield executor
     await executor.shutdown()
 
@@ -204,22 +133,138 @@ class TestContract(ExecutorContract):
         assert after.slots == 4
 
 
-async def idle(engine: Engine, model: str = "tiny") -> None:
-    """Returns when the server's engine does nothing more."""
-    deadline = time.monotonic() + 10
-    while (await asyncio.to_thread(engine.stats, model))["running"]:
-        assert time.monotonic() < deadline, "the engine works on"
-        await asyncio.sleep(0.02)
-
-
 async def test_closing_a_stream_stops_the_work_on_the_server(
-    executor: TritonExecutor, engine: Engine, prompt_ids: list[int]
+    executor: TritonExecutor, triton_engine: Engine, prompt_ids: list[int]
 ) -> None:
-    before = await asyncio.to_thread(engine.stats, "tiny")
+    before = await asyncio.to_thread(triton_engine.stats, "tiny")
     request = make_request(prompt_ids, n=2, max_tokens=450, ignore_eos=True)
     async with aclosing(executor.generate(request)) as stream:
         assert {(await anext(stream)).index for _ in range(20)} == {0, 1}
-        assert (await asyncio.to_thread(engine.stats, "tiny"))["running"] == 2
-    await idle(engine)
-    after = await asyncio.to_thread(engine.stats, "tiny")
+        assert (await asyncio.to_thread(triton_engine.stats, "tiny"))["running"] == 2
+    await idle(triton_engine, "tiny")
+    after = await asyncio.to_thread(triton_engine.stats, "tiny")
     assert after["sampled_tokens"] - before["sampled_tokens"] < 800
+
+
+async def test_inputs_that_older_versions_call_otherwise_are_found(
+    executor: TritonExecutor, tiny_llama: Path, triton_server: TritonServer, prompt_ids: list[int]
+) -> None:
+    sampling = {"temperature": 1.0, "seed": 7, "min_tokens": 6, "max_tokens": 8}
+    old = await started(tiny_llama, triton_server, "old")
+    try:
+        assert (await answer(old, prompt_ids, **sampling)).token_ids == (
+            await answer(executor, prompt_ids, **sampling)
+        ).token_ids
+        bias = dict.fromkeys(old.limits().eos_token_ids, 100.0)
+        assert len((await answer(old, prompt_ids, logit_bias=bias, min_tokens=5)).token_ids) == 5
+    finally:
+        await old.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("named", "sampling"),
+    [
+        ("seed", {"temperature": 1.0, "seed": 1}),
+        ("n", {"temperature": 1.0, "n": 2}),
+        ("logit_bias", {"logit_bias": {1: 1.0}}),
+        ("min_tokens", {"min_tokens": 1}),
+        ("repetition_penalty", {"repetition_penalty": 1.1}),
+    ],
+    ids=str,
+)
+async def test_what_the_server_has_no_input_for_is_refused_by_name(
+    tiny_llama: Path, triton_server: TritonServer, prompt_ids: list[int], named: str, sampling: dict[str, object]
+) -> None:
+    plain = await started(tiny_llama, triton_server, "plain")
+    try:
+        with pytest.raises(Unsupported, match=f"{named} cannot be honoured.*'plain' has no input for it") as refusal:
+            plain.check(make_request(prompt_ids, **sampling))
+        assert refusal.value.param == named
+        assert (await answer(plain, prompt_ids, temperature=1.0)).finish_reason is not None
+    finally:
+        await plain.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("match", "sampling"),
+    [
+        ("min_p", {"min_p": 0.1}),
+        ("several end and stop tokens", {"min_tokens": 2, "stop_token_ids": (5,)}),
+    ],
+    ids=str,
+)
+async def test_what_no_server_can_do_is_refused_by_name(
+    executor: TritonExecutor, prompt_ids: list[int], match: str, sampling: dict[str, object]
+) -> None:
+    with pytest.raises(Unsupported, match=match):
+        executor.check(make_request(prompt_ids, **sampling))
+
+
+async def test_a_grammar_that_the_server_cannot_follow_is_refused_by_name(
+    executor: TritonExecutor,
+    tiny_llama: Path,
+    triton_server: TritonServer,
+    prompt_ids: list[int],
+    regex_grammar: Callable[[str], Grammar],
+) -> None:
+    lark = Grammar('start: "a"', "lark", 'start: "a"', "key")
+    with pytest.raises(Unsupported, match="no Lark"):
+        executor.check(make_request(prompt_ids, lark))
+    grammar = regex_grammar("[ab]+")
+    with pytest.raises(Unsupported, match="even where the grammar allows no more"):
+        executor.check(make_request(prompt_ids, grammar, min_tokens=2))
+    request = make_request(prompt_ids, grammar)
+    with pytest.raises(Unsupported, match="end within max_tokens"):
+        executor.check(replace(request, complete=True))
+    with pytest.raises(Unsupported, match="measure_mass"):
+        executor.check(replace(request, measure_mass=True))
+    plain = await started(tiny_llama, triton_server, "plain")
+    try:
+        with pytest.raises(Unsupported, match="response_format"):
+            plain.check(request)
+    finally:
+        await plain.shutdown()
+
+
+async def test_an_answer_that_leaves_its_grammar_is_an_error_from_there_on(
+    tiny_llama: Path,
+    triton_server: TritonServer,
+    triton_engine: Engine,
+    prompt_ids: list[int],
+    regex_grammar: Callable[[str], Grammar],
+    decode: Callable[[Sequence[int]], str],
+) -> None:
+    disobedient = await started(tiny_llama, triton_server, "disobedient")
+    try:
+        free = await answer(disobedient, prompt_ids, ignore_eos=True)
+        first = decode(free.token_ids[:1])
+        pattern = "".join(f"\\x{{{ord(char):X}}}" for char in first) + "[0-9]{40}"
+        request = make_request(prompt_ids, regex_grammar(pattern), max_tokens=400)
+        shown, failure = await until_failure(disobedient, request)
+        assert isinstance(failure, GenerationFailed)
+        assert "left the grammar" in failure.message
+        assert decode(shown) == first
+        await idle(triton_engine, "tiny")
+        # An end token where the grammar does not end is a deviation like any other.
+        bias = dict.fromkeys(disobedient.limits().eos_token_ids, 100.0)
+        with pytest.raises(GenerationFailed, match="ends where the grammar does not"):
+            await answer(disobedient, prompt_ids, regex_grammar("[a-z]+"), logit_bias=bias)
+    finally:
+        await disobedient.shutdown()
+
+
+async def test_an_answer_that_the_engines_own_limit_cut_off_says_length(
+    tiny_llama: Path, triton_server: TritonServer, prompt_ids: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    short = await started(tiny_llama, triton_server, "short")
+    try:
+        tokens: list[int] = []
+        reasons = []
+        async for delta in short.generate(make_request(prompt_ids, max_tokens=40)):
+            tokens += delta.token_ids
+            reasons.append(delta.finish_reason)
+        assert len(tokens) == 60 - len(prompt_ids)
+        assert reasons[-1] == "length"
+        assert "triton.max_model_len, which should be lowered" in caplog.text
+    finally:
+        await short.shutdown()

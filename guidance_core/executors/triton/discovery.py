@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
@@ -15,6 +16,8 @@ from guidance_core.executors.triton.tensors import parameters
 from guidance_core.executors.triton.text_model import LlmApiModel, TextModel
 from guidance_core.executors.triton.token_model import TokenModel
 from guidance_core.output.token_bytes import spelling_rules
+
+_log = logging.getLogger(__name__)
 
 
 async def discover(connection: Connection, model: str, limits: ModelLimits, tokenizer: Tokenizer) -> ModelInterface:
@@ -63,13 +66,19 @@ async def _text_model(connection: Connection, config: Config, limits: ModelLimit
         )
     adds = all(_is_true(parameters(each).get("add_special_tokens", "true")) for each in configs)
     stops = [stop for stop in map(StopModel.of, configs) if stop is not None]
+    if not is_ensemble:
+        _log.warning(
+            "Triton's model %r asks the token-level model under ids of its own: answers that are given up are computed "
+            "to their end. Serve the token-level model instead if clients often leave early.",
+            config.name,
+        )
     return TextModel(
         config,
         limits,
         tokenizer,
         PromptText(tokenizer, adds_special_tokens=adds),
         accumulates=accumulates,
-        stop_with=stops[0] if stops else None,
+        stop_with=stops[0] if is_ensemble and stops else None,
     )
 
 

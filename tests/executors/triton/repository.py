@@ -281,9 +281,11 @@ def write_text_models(repository: Path, *, engine: str, tokenizer: Path, suffix:
         parameters = {**inner, "accumulate_tokens": accumulates}
         write_model(repository, name, "bls.py", TEXT_INPUTS, TEXT_OUTPUTS, parameters=parameters)
     (repository / f"ensemble{suffix}" / "1").mkdir(parents=True)
+    used = {*_FROM_TEXT.values(), *_GENERATE.values()}
     config = [
         f'name: "ensemble{suffix}"\nplatform: "ensemble"\nmax_batch_size: 4',
-        *_tensors("input", TEXT_INPUTS),
+        # An ensemble's inputs must all be used by its steps.
+        *_tensors("input", [each for each in TEXT_INPUTS if each[0].rstrip("!") in used]),
         *_tensors("output", TEXT_OUTPUTS),
         "ensemble_scheduling {",
         *_step(f"preprocessing{suffix}", _FROM_TEXT, _TO_TOKENS),

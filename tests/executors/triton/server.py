@@ -126,8 +126,8 @@ class TritonServer:
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._listens():
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
+            assert self._process.poll() is None, self._errors()
+            assert time.monotonic() < deadline, self._errors()
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -148,6 +148,9 @@ class TritonServer:
         """Let it go on."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
+
+    def _errors(self) -> str:
+        return "\n".join(line for line in self.log.read_text().splitlines() if line.startswith("E"))
 
     def _listens(self) -> bool:
         with socket.socket() as client:
