@@ -20,7 +20,8 @@ def check_request(request: GenerationRequest, limits: ModelLimits, *, max_choice
         max_choices: largest ``n``.
 
     Raises:
-        InvalidRequest: a value out of range; ``param`` names the field of `SamplingParams`, or ``prompt``.
+        InvalidRequest: a value out of range; ``param`` names the field of `SamplingParams`, ``prompt`` or
+            ``fit_to_max_tokens``.
         ContextLengthExceeded: prompt and ``max_tokens`` do not fit.
     """
     prompt, sampling = request.prompt_ids, request.sampling
@@ -28,6 +29,12 @@ def check_request(request: GenerationRequest, limits: ModelLimits, *, max_choice
         raise InvalidRequest("The prompt is empty: it must have at least one token.", param="prompt")
     _check_tokens("prompt", (min(prompt), max(prompt)), limits)
     _check_ranges(sampling, limits, max_choices)
+    if request.complete and request.grammar is None:
+        raise InvalidRequest(
+            "Without a constraint there is nothing that an answer could be a complete instance of: add one, or leave "
+            "'fit_to_max_tokens' out.",
+            param="fit_to_max_tokens",
+        )
     total = len(prompt) + sampling.max_tokens
     if total > limits.max_model_len:
         room = limits.max_model_len - len(prompt)

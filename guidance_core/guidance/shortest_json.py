@@ -41,6 +41,7 @@ _FORMATS = {
     "date-time": "0001-01-01T00:00:00z",
 }
 _TYPES = ("integer", "string", "null", "boolean", "array", "object")
+_APPLICATORS = ("$ref", "allOf", "anyOf", "oneOf")
 _LEAST = frozenset({"minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum"})
 _MOST = frozenset({"maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum"})
 
@@ -104,30 +105,30 @@ class _Instances:
                         self._changed = True
 
     def _expanded(self, parts: list[Any], followed: frozenset[int]) -> Iterator[Schema]:
-        """Schemas without applicators whose union is the conjunction of the parts; subschemas stay as they are."""
+        """Schemas without applicators whose union is the conjunction of the parts; subschemas stay as they are.
+
+        What comes of an applicator takes its place among the keywords: llguidance orders keys by that.
+        """
         for position, part in enumerate(parts):
-            if not isinstance(part, dict):
-                if part is False:
-                    return
+            if part is False:
+                return
+            keyword = next((keyword for keyword in _APPLICATORS if isinstance(part, dict) and keyword in part), None)
+            if keyword is None:
                 continue
-            rest = parts[:position] + parts[position + 1 :]
-            if "$ref" in part:
+            keywords = list(part.items())
+            place = list(part).index(keyword)
+            before = [*parts[:position], dict(keywords[:place])]
+            after = [dict(keywords[place + 1 :]), *parts[position + 1 :]]
+            if keyword == "$ref":
                 target = resolve(self._root, part["$ref"])
-                if target is None or id(target) in followed:
-                    return
-                siblings = {keyword: value for keyword, value in part.items() if keyword != "$ref"}
-                yield from self._expanded([*rest, siblings, target], followed | {id(target)})
-                return
-            if "allOf" in part:
-                siblings = {keyword: value for keyword, value in part.items() if keyword != "allOf"}
-                yield from self._expanded([*rest, siblings, *part["allOf"]], followed)
-                return
-            for keyword in ("anyOf", "oneOf"):
-                if keyword in part:
-                    siblings = {other: value for other, value in part.items() if other != keyword}
-                    for branch in part[keyword]:
-                        yield from self._expanded([*rest, siblings, branch], followed)
-                    return
+                if target is not None and id(target) not in followed:
+                    yield from self._expanded([*before, target, *after], followed | {id(target)})
+            elif keyword == "allOf":
+                yield from self._expanded([*before, *part["allOf"], *after], followed)
+            else:
+                for branch in part[keyword]:
+                    yield from self._expanded([*before, branch, *after], followed)
+            return
         yield self._merged([part for part in parts if isinstance(part, dict)])
 
     def _merged(self, parts: list[Schema]) -> Schema:
@@ -320,11 +321,13 @@ def _strings(schema: Schema) -> Iterator[str]:
         text = shortest_match(schema["pattern"])
         if text is None:
             return
-        if len(text) >= least:
+        more = least - len(text)
+        if more <= 0:
             yield text
-        else:
-            yield from (text + filler * (least - len(text)) for filler in _FILLERS)
-            yield from (text[:1] * (least - len(text)) + text, text + text[-1:] * (least - len(text)))
+            return
+        longer = [text + (filler * more)[:more] for filler in _FILLERS]
+        longer += [text[:1] * more + text, text + text[-1:] * more]
+        yield from [each for each in longer if _matches(schema["pattern"], each)] or longer
     elif "format" in schema:
         if schema["format"] in _FORMATS:
             yield _FORMATS[schema["format"]]

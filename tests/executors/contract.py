@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import pytest_asyncio
 
-from guidance_core.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, QueueFull
+from guidance_core.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, QueueFull, Unsupported
 from guidance_core.executors.base import Executor, ExecutorStats
 from guidance_core.generation import FinishReason, GenerationRequest, Grammar, SamplingParams, TokenLogprob
 
@@ -96,6 +96,15 @@ async def settled(executor: Executor, holds: Callable[[ExecutorStats], bool]) ->
         assert time.monotonic() < deadline, executor.stats()
         await asyncio.sleep(0.005)
     return executor.stats()
+
+
+def _refusal(executor: Executor, request: GenerationRequest) -> Unsupported | None:
+    """How the executor says that it cannot do what is asked, where it cannot."""
+    try:
+        executor.check(request)
+    except Unsupported as refusal:
+        return refusal
+    return None
 
 
 class ExecutorContract:
@@ -407,6 +416,35 @@ class ExecutorContract:
         got = await answer(executor, prompt_ids, grammar, max_tokens=6)
         assert got.finish_reason == "length"
         assert re.fullmatch("(a|b), [0-9]*", decode(got.token_ids))
+
+    async def test_an_answer_that_must_be_complete_ends_in_time_or_is_refused_by_name(
+        self,
+        executor: Executor,
+        prompt_ids: list[int],
+        regex_grammar: Callable[[str], Grammar],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        pattern = "(a|b), [0-9]{3,200}[.]"
+        asked = replace(
+            make_request(prompt_ids, regex_grammar(pattern), n=3, temperature=1.0, max_tokens=9), complete=True
+        )
+        refusal = _refusal(executor, asked)
+        if refusal is not None:
+            assert refusal.param == "fit_to_max_tokens"
+            return
+        for got in await choices(executor, asked):
+            assert got.finish_reason == "stop"
+            assert re.fullmatch(pattern, decode(got.token_ids))
+        with pytest.raises(InvalidRequest, match="max_tokens is 1") as too_little:
+            await choices(executor, replace(asked, sampling=replace(asked.sampling, max_tokens=1)))
+        assert too_little.value.param == "max_tokens"
+
+    async def test_only_an_answer_under_a_grammar_can_be_asked_to_be_complete(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        with pytest.raises((InvalidRequest, Unsupported)) as refusal:
+            executor.check(replace(make_request(prompt_ids), complete=True))
+        assert refusal.value.param == "fit_to_max_tokens"
 
     async def test_a_long_prompt_does_not_stall_others(self, executor: Executor, prompt_ids: list[int]) -> None:
         long = (list(reversed(prompt_ids)) * 20)[:400]
