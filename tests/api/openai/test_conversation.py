@@ -1,0 +1,96 @@
+"""What requests may say about their prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from guidance_core.api.served_model import LoadedModel
+from guidance_core.prompt.chat_template import ChatTemplate
+from guidance_core.prompt.tokenizer import PromptTokenizer
+from guidance_core.prompt.tools import ToolUse
+from tests.api.conftest import MODEL
+from tests.api.scripted_executor import ScriptedExecutor
+
+ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+SCHEMA = {"type": "object", "properties": {"peculiar_key": {"type": "integer"}}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+
+
+async def expanded(client: httpx.AsyncClient, **options: Any) -> str:
+    response = await client.post("/v1/chat/completions", json={**ASK, "return_expanded_prompt": True, **options})
+    assert response.status_code == 200, response.text
+    prompt: str = response.json()["expanded_prompt"]
+    return prompt
+
+
+async def test_the_expanded_prompt_is_what_the_model_gets(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    text = await expanded(client)
+    assert loaded.prompts.encode_chat(text) == executor.requests[-1].prompt_ids
+    assert text.endswith("<|im_start|>assistant\n")
+    response = await client.post("/v1/chat/completions", json={**ASK, "stream": True, "return_expanded_prompt": True})
+    assert '"expanded_prompt":' in response.text
+    assert "expanded_prompt" not in (await client.post("/v1/chat/completions", json=ASK)).json()
+
+
+async def test_the_generation_prompt_can_be_left_out(client: httpx.AsyncClient) -> None:
+    assert (await expanded(client, add_generation_prompt=False)).endswith("Hi<|im_end|>\n")
+
+
+async def test_the_last_message_can_be_continued(client: httpx.AsyncClient) -> None:
+    messages = [*ASK["messages"], {"role": "assistant", "content": [{"type": "text", "text": "Hello, my "}]}]
+    text = await expanded(client, messages=messages, continue_final_message=True)
+    assert text.endswith("<|im_start|>assistant\nHello, my")
+
+
+async def test_the_model_is_told_the_schema_unless_it_shall_not(client: httpx.AsyncClient) -> None:
+    assert "peculiar_key" in await expanded(client, response_format=FORMAT)
+    assert "peculiar_key" not in await expanded(client, response_format=FORMAT, include_json_schema_in_prompt=False)
+    system = [{"role": "system", "content": "Be brief."}, *ASK["messages"]]
+    text = await expanded(client, response_format=FORMAT, messages=system)
+    assert text.index("Be brief.") < text.index("peculiar_key") < text.index("Hi")
+
+
+async def test_templates_that_show_schemas_do_so_themselves(client: httpx.AsyncClient, loaded: LoadedModel) -> None:
+    source = "{{ messages[-1].content }}{% if json_schema %}|{{ json_schema | tojson }}{% endif %}|{{ mood }}"
+    prompts = PromptTokenizer(loaded.prompts.tokenizer, {"default": ChatTemplate(source)})
+    object.__setattr__(loaded, "tool_use", ToolUse(prompts))  # frozen for all but this test
+    text = await expanded(client, response_format=FORMAT, chat_template_kwargs={"mood": "gay"})
+    assert text.startswith('Hi|{"type": "object"')
+    assert text.endswith("|gay")
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        (
+            {
+                "continue_final_message": True,
+                "add_generation_prompt": True,
+                "messages": [*ASK["messages"], {"role": "assistant", "content": "Hello"}],
+            },
+            "continue_final_message",
+        ),
+        (
+            {
+                "continue_final_message": True,
+                "messages": [*ASK["messages"], {"role": "assistant", "content": "  "}],
+            },
+            "continue_final_message",
+        ),
+        ({"return_expanded_prompt": 1}, "return_expanded_prompt"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(
+    client: httpx.AsyncClient, options: dict[str, Any], param: str
+) -> None:
+    response = await client.post("/v1/chat/completions", json={**ASK, **options})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
