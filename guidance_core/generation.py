@@ -108,8 +108,7 @@ class GenerationRequest:
         prompt_ids: the prompt's token ids, at least one.
         sampling: see `SamplingParams`.
         grammar: the constraint on the answer (from its first token), or None.
-        stop: stop strings. Executors that answer token ids leave them to `output`; executors that answer text must
-            honour them.
+        stop: stop strings. Executors leave them to `output`, which finds them in tokens' text and in text alike.
         complete: the answer must end inside the grammar within ``max_tokens``: as the tokens run out, the mask narrows
             to what still leads to an end. Only with a grammar.
         measure_mass: measure `GuidanceTimes.allowed_mass` at every sampled token. It costs another pass over the
