@@ -1,4 +1,4 @@
-"""What the answer must be: `response_format`, and the fields that vLLM's, SGLang's and llgtrt's clients send for the same.
+"""What the answer must be: `response_format`, and what clients of vLLM, SGLang and llgtrt send for the same.
 
 Each of these fields becomes one `Constraint`; a request may have one.
 """

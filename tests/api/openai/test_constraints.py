@@ -1,0 +1,75 @@
+"""The fields in which clients of several servers write what the answer must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from guidance_core.api.served_model import LoadedModel
+from tests.api.conftest import MODEL
+from tests.api.scripted_executor import ScriptedExecutor
+
+CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"regex": "[0-9]+"}, "regex"),
+        ({"ebnf": "root ::= [0-9]+"}, "lark"),
+        ({"ebnf": "%llguidance {}\nstart: /[0-9]+/"}, "lark"),
+    ],
+)
+async def test_sglangs_fields_are_constraints(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel, fields: dict[str, Any], kind: str
+) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+
+    assert response.status_code == 200, response.text
+    grammar = executor.requests[0].grammar
+    assert grammar is not None
+    assert grammar.kind == kind
+    assert loaded.grammars.accepts(grammar, b"17")
+    assert not loaded.grammars.accepts(grammar, b"x")
+
+
+async def test_one_constraint_may_be_written_in_several_ways_at_once(
+    client: httpx.AsyncClient, executor: ScriptedExecutor
+) -> None:
+    lark = "%llguidance {}\nstart: /[0-9]+/"
+    fields = {
+        "guided_decoding_backend": "guidance",
+        "guided_grammar": lark,
+        "structured_outputs": {"grammar": lark},
+    }
+    response = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+
+    assert response.status_code == 200, response.text
+    assert executor.requests[0].grammar is not None
+
+
+async def test_constraints_that_differ_are_refused(client: httpx.AsyncClient) -> None:
+    fields = {"regex": "a", "guided_regex": "a", "guided_choice": ["b"]}
+    response = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "guided_choice"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"regex": "("}, "regex"),
+        ({"regex": 5}, "regex"),
+        ({"ebnf": "root ::= ("}, "ebnf"),
+        ({"ebnf": []}, "ebnf"),
+        ({"guided_decoding_backend": 5}, "guided_decoding_backend"),
+    ],
+)
+async def test_bad_ones_are_refused_by_name(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
