@@ -16,10 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 import regex
-from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, validators
+from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, specification_with
 
 from guidance_core.generation import Grammar
 from guidance_core.grammar.keywords import subschemas
@@ -170,11 +171,12 @@ def readings(schema: str) -> tuple[Reading, Reading]:
     parsed = parse(schema)
     kind = validators.validator_for(parsed, default=Draft202012Validator)
     try:
-        kind.check_schema(parsed)
+        kind.check_schema(parsed, format_checker=FormatChecker(formats=()))  # patterns are looked at below
     except SchemaError as error:
         place = "".join(f"/{part}" for part in error.absolute_path)
         raise CheckError(f"at #{place}: {error.message[:_SHOWN_CHARACTERS]}") from error
     _check_patterns(parsed)
+    _check_references(parsed, kind)
     return Reading(parsed, exact=False), Reading(parse(schema, exact=True), exact=True)
 
 
@@ -194,6 +196,24 @@ def _check_patterns(root: Any) -> None:
             raise CheckError("'unevaluatedProperties' beside 'patternProperties' cannot be checked in bounded time")
         for pattern in (*patterns, *([schema["pattern"]] if "pattern" in schema else ())):
             _check_pattern(pattern)
+
+
+def _check_references(root: Any, kind: Any) -> None:
+    specification = specification_with(kind.META_SCHEMA["$schema"], default=DRAFT202012)
+    resource = specification.create_resource(root)
+    pending: list[tuple[Any, Any]] = [(root, Registry().resolver_with_root(resource))]
+    while pending:
+        schema, resolver = pending.pop()
+        if not isinstance(schema, dict):
+            continue
+        if schema is not root:
+            resolver = resolver.in_subresource(specification.create_resource(schema))
+        try:
+            if isinstance(schema.get("$ref"), str):
+                resolver.lookup(schema["$ref"])
+        except Unresolvable as error:
+            raise CheckError(f"it refers to what it does not hold: {error}") from error
+        pending.extend((child, resolver) for _, child in subschemas(schema))
 
 
 def _check_pattern(pattern: str) -> None:

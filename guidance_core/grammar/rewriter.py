@@ -145,6 +145,8 @@ class Rewriter:
         if not _CONSTRAIN_NOTHING.keys().isdisjoint(schema):
             for keyword in _CONSTRAIN_NOTHING.keys() & schema:
                 values = _CONSTRAIN_NOTHING[keyword]
+                if keyword == "additionalProperties" and "unevaluatedProperties" in schema:
+                    continue  # which leaves nothing unevaluated
                 if any(type(schema[keyword]) is type(value) and schema[keyword] == value for value in values):
                     del schema[keyword]
         for keyword in _ANNOTATIONS.intersection(schema):
@@ -216,9 +218,7 @@ class Rewriter:
             self._referring.append(schema)
             self._pending.append(schema["$ref"])
         rewrite_strings(path, schema, self.ledger)
-        rewrite_numbers(path, schema, self.ledger)
-        if "multipleOf" in schema:
-            self._steps.append(schema["multipleOf"])
+        self._steps += rewrite_numbers(path, schema, self.ledger)
         self._mend_objects(path, schema)
         _group(schema)
 

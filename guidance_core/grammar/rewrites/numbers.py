@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+
 from guidance_core.grammar.bounds import safe_ranges
 from guidance_core.grammar.keywords import BOUNDS, Schema
 from guidance_core.grammar.refusals import refuse
@@ -20,18 +24,41 @@ def modernise_bounds(path: str, schema: Schema) -> None:
             schema[exclusive] = schema.pop(plain)
 
 
-def rewrite_numbers(path: str, schema: Schema, ledger: Ledger) -> None:
-    """Make bounds safe to enforce digit by digit; leave steps that doubles do not hold to the check."""
-    step = schema.get("multipleOf")
-    if step is not None and (step * 2**20) % 1:
+def rewrite_numbers(path: str, schema: Schema, ledger: Ledger) -> list[float]:
+    """Make bounds and steps safe to enforce digit by digit; leave steps that doubles do not hold to the check.
+
+    Returns:
+        The steps that llguidance will have to deal with.
+    """
+    steps = _rewrite_step(path, schema, ledger)
+    if any(keyword in schema for keyword in BOUNDS):
+        _rewrite_bounds(path, schema)
+    return steps
+
+
+def _rewrite_step(path: str, schema: Schema, ledger: Ledger) -> list[float]:
+    if "multipleOf" not in schema:
+        return []
+    step = schema["multipleOf"]
+    if (step * 2**20) % 1:
         ledger.relaxed(
             path,
             "multipleOf",
             f"{step!r} is not a sum of powers of two, so validators that compute in doubles reject some of its "
             "multiples",
         )
-    if not any(keyword in schema for keyword in BOUNDS):
-        return
+    # llguidance 1.9 takes multiples with as many decimals as the step has, or with none: 0.5 is none of 0.25 to it.
+    decimals = max(0, -int(Decimal(repr(step)).normalize().as_tuple().exponent))
+    units = int(Decimal(repr(step)).scaleb(decimals))
+    shorter = [math.lcm(units, 10 ** (decimals - fewer)) / 10**decimals for fewer in range(1, decimals)]
+    if shorter and units > 1:
+        del schema["multipleOf"]
+        _demand(schema, [{"multipleOf": multiple} for multiple in (step, *shorter)])
+        return [step, *shorter]
+    return [step]
+
+
+def _rewrite_bounds(path: str, schema: Schema) -> None:
     try:
         ranges = safe_ranges(schema, integer=schema.get("type") == "integer")
     except ValueError as error:
@@ -40,7 +67,12 @@ def rewrite_numbers(path: str, schema: Schema, ledger: Ledger) -> None:
         schema.pop(keyword, None)
     if len(ranges) == 1:
         schema |= ranges[0]
-    elif "anyOf" in schema:
-        schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": ranges}]
     else:
-        schema["anyOf"] = ranges
+        _demand(schema, ranges)
+
+
+def _demand(schema: Schema, alternatives: Sequence[Schema]) -> None:
+    if "anyOf" in schema:
+        schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": alternatives}]
+    else:
+        schema["anyOf"] = alternatives

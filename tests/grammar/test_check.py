@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from guidance_core.generation import Grammar
+from guidance_core.grammar.check import CheckError, readings, satisfies
+
+
+def reason(schema: Any, text: str) -> str | None:
+    return satisfies(Grammar("", "json_schema", "", "", "checked", json.dumps(schema)), text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"uniqueItems": True}, "[1, true, [], {}, [0], [false]]"),
+        ({"multipleOf": 0.01}, "1000.45"),
+        ({"enum": [0.1, 1000]}, "0.10"),
+        ({"enum": [0.1, 1000]}, "1e3"),
+        ({"type": "integer"}, "1.0"),
+        ({"type": "integer", "minimum": 2**70}, str(2**70)),
+        ({"format": "date"}, '"2024-02-29"'),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "format": "date"}, '"no date in draft 4"'),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, "null"),
+        ({"patternProperties": {"^a": {"type": "null"}}, "additionalProperties": False}, '{"ab": null}'),
+    ],
+)
+def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
+    assert reason(schema, text) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "named"),
+    [
+        ({"uniqueItems": True}, "[1, 1.0]", "non-unique"),
+        ({"properties": {"a": {"type": "null"}}}, '{"a": 1}', "at /a: 1 is not of type 'null'"),
+        ({"multipleOf": 0.01}, "19.99", "not a multiple of 0.01"),  # not in doubles
+        ({"multipleOf": 0.5}, "1.50000000000000000001", "not a multiple of 0.5"),  # not in exact numbers
+        ({"multipleOf": 0.01}, "1e99999", "beyond those that can be divided"),
+        ({"maximum": 2**53}, str(2**53 + 1), "greater than the maximum"),
+        ({"pattern": r"^\d$"}, '"٣"', "does not match"),  # no digit of ECMA-262
+        ({"pattern": "^a$"}, '"a\\n"', "does not match"),  # not the end to ECMA-262
+        ({"format": "date"}, '"2023-02-29"', "not a 'date'"),
+        ({}, '{"a": 1, "a": 2}', "the key 'a' more than once"),
+        ({}, "NaN", "NaN is not JSON"),
+        ({}, "[1", "Expecting"),
+        ({"additionalProperties": False, "patternProperties": {"^a": True}}, '{"b": 1}', "'b' is not allowed"),
+        ({"additionalProperties": {"type": "null"}}, '{"b": 1}', "at /b"),
+        ({}, "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None:
+    assert re.search(re.escape(named), str(reason(schema, text)))
+
+
+def test_a_grammar_that_needs_no_check_takes_everything() -> None:
+    assert satisfies(Grammar("", "regex", "", ""), "not JSON") is None
+
+
+def test_a_slow_pattern_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidance_core.grammar.check._PATTERN_SECONDS", 0.05)
+    start = time.perf_counter()
+    assert "takes more than 0.05 s" in str(reason({"pattern": "^(a|a)+$"}, json.dumps("a" * 40 + "b")))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"$ref": "https://example.com/schema.json"}, "refers to what it does not hold"),
+        ({"not": {"$ref": "#/$defs/nowhere"}}, "refers to what it does not hold"),
+        ({"maxItems": "3"}, "'3' is not of type 'integer'"),
+        ({"pattern": "["}, "the pattern '[' cannot be read"),
+        ({"allOf": [{"$id": "https://example.com/a", "$ref": "b"}]}, "refers to what it does not hold"),
+        (
+            {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False},
+            "'unevaluatedProperties' beside 'patternProperties'",
+        ),
+    ],
+)
+def test_schemas_that_no_validator_can_evaluate_are_refused(schema: Any, named: str) -> None:
+    with pytest.raises(CheckError, match=re.escape(named)):
+        readings(json.dumps(schema))
