@@ -95,6 +95,10 @@ class ServedModel:
         """The executor's newest numbers; zeros until it is loaded."""
         return ExecutorStats() if self._loaded is None else self._loaded.executor.stats()
 
+    def details(self) -> dict[str, str]:
+        """How the executor serves; empty until it is loaded."""
+        return {} if self._loaded is None else self._loaded.executor.details()
+
     def get(self, name: str | None = None) -> LoadedModel:
         """The model, if it can be asked now.
 

@@ -266,14 +266,14 @@ class GuidanceBatch:
         """As `apply`, where every row of logits is a tensor of its own.
 
         Args:
-            rows: float [at least vocab_size], one for each row of `begin`, in its order.
+            rows: float [at least vocab_size], one for each row of `begin`, in its order; of one length, type and
+                device.
 
         Returns:
             As `apply`.
         """
         self.wait()
-        for index, row in enumerate(rows):
-            mask_logits(row[None], self._bitmask[index : index + 1])
+        mask_logits(list(rows), self._bitmask[: len(rows)])
         return self._times
 
     def settle(self, chosen: Sequence[int], tokens: Sequence[int]) -> list[int]:

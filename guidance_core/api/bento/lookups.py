@@ -37,7 +37,8 @@ def _served(request: Request) -> ServedModel:
 
 
 def _card(served: ServedModel) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "guided-trtllm"}
+    card = {"id": served.name, "object": "model", "created": served.created, "owned_by": "guided-trtllm"}
+    return {**card, "executor": {"name": served.settings.executor, **served.details()}}
 
 
 async def _models(request: Request) -> JSONResponse:

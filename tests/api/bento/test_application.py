@@ -32,7 +32,8 @@ async def test_models_lists_the_one_that_is_served(client: httpx.AsyncClient) ->
     assert listed["object"] == "list"
     assert listed["data"] == [one.json()]
     assert one.json()["id"] == MODEL
-    assert one.json().keys() == {"id", "object", "created", "owned_by"}
+    assert one.json().keys() == {"id", "object", "created", "owned_by", "executor"}
+    assert one.json()["executor"] == {"name": "torch"}
 
 
 @pytest.mark.parametrize(
