@@ -16,6 +16,9 @@ from llguidance import LLMatcher
 from guidance_core.guidance.shortest import Way, find_way, walk
 from guidance_core.guidance.vocabulary import Vocabulary
 
+_MOST_BRIDGES = 16
+_LONGEST_BRIDGE = 32
+
 
 class Ending:
     """Keeps one sequence within its tokens.
@@ -43,6 +46,7 @@ class Ending:
         self._stop_token_ids = frozenset(stop_token_ids)
         self._settled = way
         self._narrowed: dict[int, Way] = {}
+        self._bridges: dict[tuple[int, ...], None] = {}
 
     def narrow(self) -> list[int] | None:
         """What may be sampled, where not a single token is to spare; else None: anything that the grammar allows.
@@ -56,7 +60,7 @@ class Ending:
             return None
         first = self._first()
         for token, _ in self._vocabulary.structure:
-            if token != first:
+            if token != first and self._matcher.validate_tokens([token]):
                 way = self._quick_way(token)
                 if way is not None:
                     self._narrowed[token] = way
@@ -99,7 +103,7 @@ class Ending:
         return self._way.tokens[0] if self._way.tokens else self._vocabulary.end
 
     def _quick_way(self, token: int) -> Way | None:
-        """A way from behind a token that is the known one but for its beginning: a microsecond or two."""
+        """A way from behind a token that is the known one but for its beginning: some microseconds."""
         left = self._left - 1
         for rest in self._rests(token):
             if len(rest) > left or not self._stop_token_ids.isdisjoint(rest):
@@ -127,13 +131,28 @@ class Ending:
         else:
             yield tokens[place:]
         yield tokens
+        for bridge in reversed(self._bridges):
+            yield (*bridge, *tokens)
 
     def _searched_way(self, token: int) -> Way | None:
         behind = self._matcher.deep_copy()
         if behind.try_consume_tokens([token]) < 1 or behind.is_error():
             return None
         way = find_way(behind, self._vocabulary, most=self._left - 1, old=self._way.tokens)
-        return way if way is not None and self._stop_token_ids.isdisjoint(way.tokens) else None
+        if way is None or not self._stop_token_ids.isdisjoint(way.tokens):
+            return None
+        self._remember(way)
+        return way
+
+    def _remember(self, way: Way) -> None:
+        """Keep what a search put before the known way: the next item of a list often wants the same."""
+        new, old = way.tokens, self._way.tokens
+        bridge = new[: len(new) - len(old)]
+        if bridge and new[len(bridge) :] == old and len(bridge) <= _LONGEST_BRIDGE:
+            self._bridges.pop(bridge, None)
+            self._bridges[bridge] = None
+            if len(self._bridges) > _MOST_BRIDGES:
+                del self._bridges[next(iter(self._bridges))]
 
     def _way_behind(self, forced: Sequence[int]) -> Way | None:
         behind = self._matcher.deep_copy()

@@ -38,6 +38,10 @@ class Vocabulary:
         self.ends = end_tokens(tokenizer)
         self.end = next(token for token in sorted(self.ends) if token < size)
 
+    def index(self) -> None:
+        """Do now what is done but once (0.1 s for 50,000 tokens), at the latest when something is first asked."""
+        self.structure, self._by_length  # noqa: B018
+
     @cached_property
     def ids(self) -> dict[bytes, int]:
         """Token ids by bytes; the lowest id where several tokens have the same bytes. Takes some tens of ms once."""
