@@ -96,6 +96,20 @@ async def test_a_body_that_is_too_large_is_refused_whether_its_length_is_declare
         assert response.json()["error"]["code"] == "request_too_large"
 
 
+async def test_each_dialect_refuses_a_body_that_is_too_large_in_its_own_shape(
+    small_bodies: None, client: httpx.AsyncClient
+) -> None:
+    tokenize = await client.post("/tokenize", content=b" " * 1001)
+    tgi = await client.post("/tgi/generate", content=b" " * 1001)
+    triton = await client.post(f"/v2/models/{MODEL}/generate", content=b" " * 1001)
+    run = await client.post("/v1/run", content=b" " * 1001)
+
+    assert (tokenize.status_code, tokenize.json()["error"]["code"]) == (413, "request_too_large")
+    assert (tgi.status_code, tgi.json()["error_type"]) == (422, "validation")
+    assert (triton.status_code, triton.json().keys()) == (413, {"error"})
+    assert (run.status_code, run.json().keys()) == (413, {"error"})
+
+
 async def test_an_unexpected_error_is_a_500_that_tells_nothing_about_the_inside(
     client: httpx.AsyncClient, executor: ScriptedExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +255,7 @@ async def test_the_document_has_every_endpoint_and_an_example_for_each_that_take
         "/v1/health/ready",
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/run",
         "/v2",
         "/v2/health/live",
         "/v2/health/ready",

@@ -17,6 +17,11 @@ from tests.api.scripted_executor import ScriptedExecutor
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETIONS: dict[str, Any] = {"model": MODEL, "prompt": ["a", "b"]}
+TRITON: dict[str, Any] = {"text_input": "Hi", "max_tokens": 16}
+RUN: dict[str, Any] = {
+    "controller": "llguidance",
+    "controller_arg": {"grammar": {"grammars": [{"lark_grammar": "start: /[A-Za-z ,!]*/"}]}},
+}
 
 
 class Connection:
@@ -48,16 +53,26 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETIONS), ("/generate", {"prompt": "Hi"})],
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/chat/completions", {**CHAT, "stream": True}),
+        ("/v1/completions", COMPLETIONS),
+        ("/v1/completions", {**COMPLETIONS, "stream": True}),
+        ("/generate", {"prompt": "Hi"}),
+        ("/tgi/generate", {"inputs": "Hi"}),
+        ("/tgi/generate_stream", {"inputs": "Hi"}),
+        (f"/v2/models/{MODEL}/generate", TRITON),
+        (f"/v2/models/{MODEL}/generate_stream", {**TRITON, "stream": True}),
+        ("/v1/run", RUN),
+    ],
 )
 async def test_before_the_first_token(
-    app: Starlette, executor: ScriptedExecutor, path: str, body: dict[str, Any], stream: bool
+    app: Starlette, executor: ScriptedExecutor, path: str, body: dict[str, Any]
 ) -> None:
     executor.pause_at = 0
-    connection = Connection(app, path, body if path == "/generate" else {**body, "stream": stream})
+    connection = Connection(app, path, body)
     await until(lambda: executor.running)
 
     connection.go_away()
@@ -73,6 +88,9 @@ async def test_before_the_first_token(
         ("/v1/chat/completions", {**CHAT, "stream": True}),
         ("/v1/completions", {**COMPLETIONS, "stream": True}),
         ("/generate", {"prompt": "Hi"}),
+        ("/tgi/generate_stream", {"inputs": "Hi"}),
+        (f"/v2/models/{MODEL}/generate_stream", {**TRITON, "stream": True}),
+        ("/v1/run", RUN),
     ],
 )
 async def test_in_mid_stream(
