@@ -1,14 +1,15 @@
 """The CPU twin of the mask kernel: numpy's vector loops, without a branch per logit and without a compiler.
 
-What a mask costs depends on its kind. Where nearly everything is allowed, reading the mask is the work, and the few
-forbidden tokens are written one by one. Where nearly everything is forbidden, the row is filled and the few allowed
-logits are put back. In between, a lookup table turns each byte of the mask into eight words of all ones or all zeros,
-and integer arithmetic does the rest: ``numpy.putmask``, ``torch.where`` and ``masked_fill_`` branch on every element
-and take ten times as long.
+What a mask costs depends on its kind. Where few words of the mask forbid anything, reading it is the work, and the
+forbidden tokens are written one by one. Where few words allow anything, the row is filled and those logits are put
+back. In between, a lookup table turns each byte of the mask into eight words of all ones or all zeros, and integer
+arithmetic does the rest: ``numpy.putmask``, ``torch.where`` and ``masked_fill_`` branch on every element, and so does
+looking for single tokens, which takes several times as long where the branches cannot be foreseen.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,10 @@ _KINDS = {
 
 _ALL_ONES = b"\xff" * 65_536
 
-_FEW = 16
-"""One in so many words of a mask is few."""
+_FEW = 8
+"""Up to one in so many words of a mask is few: tokens are then looked for in these words alone."""
+
+_scratch = threading.local()
 
 _Integers = npt.NDArray[np.signedinteger]
 _Masks = npt.NDArray[np.int32]
@@ -106,17 +109,13 @@ def _ones(words: _Masks, places: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 
 def _mask_row(row: _Integers, mask: _Masks, kind: _Kind) -> None:
-    """A row that its mask forbids in good part."""
+    """A row that many words of its mask forbid in part or whole."""
     allowing = mask.nonzero()[0]
     if allowing.size * _FEW > len(mask):
         _mask_evenly(row, mask, kind)
-    else:
-        tokens = _ones(mask[allowing], allowing)
-        _fill_but(row, tokens[tokens < len(row)], kind)
-
-
-def _fill_but(row: _Integers, tokens: npt.NDArray[np.intp], kind: _Kind) -> None:
-    """Fill the row and put back the few logits that are allowed."""
+        return
+    tokens = _ones(mask[allowing], allowing)
+    tokens = tokens[tokens < len(row)]
     kept = row[tokens]
     row.fill(kind.minus_infinity)
     row[tokens] = kept
@@ -125,8 +124,12 @@ def _fill_but(row: _Integers, tokens: npt.NDArray[np.intp], kind: _Kind) -> None
 def _mask_evenly(row: _Integers, mask: _Masks, kind: _Kind) -> None:
     """Without a branch: (x ^ −inf) & keep ^ −inf, for all words of the mask."""
     covered = row[: len(mask) * 32]
-    keep = np.empty((len(mask) * 4, 8), dtype=row.dtype)
-    np.take(kind.spread, mask.view(np.uint8), axis=0, out=keep, mode="clip")
+    size = len(mask) * 4 * 8 * row.itemsize
+    # Memory that is new in every call would cost more than the work.
+    if getattr(_scratch, "buffer", None) is None or _scratch.buffer.nbytes < size:
+        _scratch.buffer = np.empty(size, dtype=np.uint8)
+    keep = _scratch.buffer[:size].view(row.dtype)
+    np.take(kind.spread, mask.view(np.uint8), axis=0, out=keep.reshape(-1, 8), mode="clip")
     np.bitwise_xor(covered, kind.minus_infinity, out=covered)
-    np.bitwise_and(covered, keep.reshape(-1)[: len(covered)], out=covered)
+    np.bitwise_and(covered, keep[: len(covered)], out=covered)
     np.bitwise_xor(covered, kind.minus_infinity, out=covered)

@@ -53,6 +53,8 @@ class FusedMask:
         splits = split_row(vocabulary, itemsize=4, units=1)  # the most that any type of logits needs
         self._parts = torch.zeros(max_rows * splits * PART_BYTES, dtype=torch.uint8, device=device)
         self._arrivals = torch.zeros(max_rows * 2, dtype=torch.int32, device=device)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # zero for whichever stream comes first
 
     def __call__(
         self,

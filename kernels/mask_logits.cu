@@ -178,6 +178,7 @@ __device__ void mask_rows(const Masking& m, int chunks_per_warp) {
     for (int i = blockIdx.y; i < m.count; i += gridDim.y) {
         char* const row = row_address(m.rows, i);
         if (row == nullptr) continue;
+        __builtin_assume(__isGlobal(row));  // else an address that was a number could be in any memory
         const int shift = misalignment<Logit>(row);
         Bits* const logits = reinterpret_cast<Bits*>(row) - shift + first * 32ll;
         const unsigned allowed = lane < chunks_per_warp ? allowed_chunk(m, i, first + lane, shift) : ~0u;
@@ -318,6 +319,7 @@ __device__ void fused_mask_rows(const Masking& m, const Fusion& f) {
         const int split = static_cast<int>(item % f.splits);
         char* const row = row_address(m.rows, i);
         if (row == nullptr) continue;
+        __builtin_assume(__isGlobal(row));
         const int shift = misalignment<Logit>(row);
         const int end = m.vocabulary + shift;
         Bits* const logits = reinterpret_cast<Bits*>(row) - shift;

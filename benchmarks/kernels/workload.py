@@ -7,7 +7,8 @@ import torch
 
 KINDS = {
     "all allowed": "no token is forbidden",
-    "few forbidden": "20 tokens, one in each of 20 words of the mask, as inside a JSON string",
+    "few forbidden": "20 tokens, each in another word of the mask",
+    "a twentieth": "each token with probability 1/20, as inside a JSON string",
     "half": "every other word of the mask, all its 32 tokens",
     "random": "each token with probability 1/2",
     "few allowed": "all but 20 tokens, as between the parts of a JSON document",
@@ -43,6 +44,9 @@ def masks(kind: str, rows: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
         bitmask[:, ::2] = -1
     elif kind == "random":
         bitmask[:] = random.integers(-(2**31), 2**31, (rows, words))
+    elif kind == "a twentieth":
+        allowed = random.random((rows, vocabulary)) >= 1 / 20
+        bitmask[:] = np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
     return torch.from_numpy(bitmask)
 
 

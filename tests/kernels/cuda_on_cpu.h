@@ -28,6 +28,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __shared__ static thread_local
+#define __builtin_assume(condition)
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;

@@ -191,7 +191,8 @@ def test_on_a_gpu_it_does_the_same(batch: Batch, data: st.DataObject) -> None:
     fused = poisoned(FusedMask(len(batch.starts), batch.vocabulary, "cuda"))
     temperature = None if sampling.temperature is None else sampling.temperature.cuda()
     min_p = None if sampling.min_p is None else sampling.min_p.pin_memory()
-    choices = fused(logits, batch.bitmask.contiguous().pin_memory(), rows, temperature=temperature, min_p=min_p)
+    bitmask = batch.bitmask.contiguous().pin_memory()
+    choices = fused(logits, bitmask, rows, temperature=temperature, min_p=min_p)
     check(batch, sampling, buffer.cpu(), Choices(choices.argmax.cpu(), choices.allowed_mass.cpu()))
     assert not fused._arrivals.any()
 

@@ -64,7 +64,8 @@ def test_a_list_longer_than_the_arguments_hold_goes_through_a_table(kernels_on_c
 def test_on_a_gpu_it_does_the_same(batch: Batch, pinned: bool) -> None:
     buffer = batch.buffer.cuda()
     logits, rows = batch.arguments(buffer)
-    mask_logits(logits, batch.bitmask.contiguous().pin_memory() if pinned else batch.bitmask.cuda(), rows)
+    bitmask = batch.bitmask.contiguous().pin_memory() if pinned else batch.bitmask.cuda()
+    mask_logits(logits, bitmask, rows)
     assert same_bits(buffer.cpu(), masked(batch))
 
 

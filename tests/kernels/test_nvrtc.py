@@ -83,3 +83,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     (tmp_path / "guided-trtllm").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled_code("__global__ void k() {}", "k.cu", {}, (9, 0))
+
+
+@pytest.mark.parametrize("logit", LOGITS.values())
+def test_whole_units_are_read_and_written_16_bytes_at_a_time_and_the_plain_form_reads_no_logits(logit: str) -> None:
+    # No compiler knows a capability of 9.1, so this is PTX, which can be read.
+    ptx = compile_cuda(SOURCE.read_text(), SOURCE.name, {"LOGIT": logit}, (9, 1)).code.decode()
+    bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", ptx, re.DOTALL))
+    assert bodies.keys() == MOST_REGISTERS.keys()
+    for name, body in bodies.items():
+        assert "st.global.v4.u32" in body, name
+        assert ("ld.global.v4.u32" in body) == name.startswith("fused")
+        # A generic access would first find out which memory an address is in.
+        assert not re.findall(r"\b(?:ld|st)\.(?!global|volatile\.global|shared|param)\S*", body), name
+    # Words of masks, numbers of rows and addresses of rows: no float, and nothing of 16 bits.
+    assert set(re.findall(r"ld\.global\S*", bodies["mask_logits"])) <= {"ld.global.u32", "ld.global.u64"}
