@@ -1,0 +1,107 @@
+"""Settings as arguments of `LLM`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidance_core.config import Settings
+from guidance_core.executors.trtllm import installation
+from guidance_core.executors.trtllm.arguments import choose_way, llm_arguments
+from guidance_core.executors.trtllm.model_folder import read_model_folder
+
+pytestmark = pytest.mark.usefixtures("tensorrt_llm")
+
+
+def arguments(path: Path, **trtllm: Any) -> dict[str, Any]:
+    settings = Settings.model_validate({"trtllm": trtllm})
+    folder = read_model_folder(path)
+    installed = installation.load(folder.kind)
+    way = choose_way(folder, settings)
+    made = llm_arguments(folder, settings, installed, way=way, batched_processor="ours")
+    installed.llm._args_class(**made)  # refuses unknown names and wrong types
+    return made
+
+
+def test_a_checkpoint_is_guided_by_tensorrt_llms_own_llguidance_unless_told_otherwise(checkpoint: Path) -> None:
+    made = arguments(checkpoint)
+    assert (made["guided_decoding_backend"], made["skip_tokenizer_init"]) == ("llguidance", False)
+    made = arguments(checkpoint, guidance="processor")
+    assert (made["guided_decoding_backend"], made["skip_tokenizer_init"]) == (None, True)
+    assert "batched_logits_processor" not in made
+
+
+def test_an_engine_is_guided_by_the_batched_processor(engine: Path) -> None:
+    made = arguments(engine)
+    assert made["batched_logits_processor"] == "ours"
+    assert "guided_decoding_backend" not in made
+
+
+@pytest.mark.parametrize(("kind", "guidance"), [("checkpoint", "batched"), ("engine", "engine")])
+def test_a_way_that_the_backend_does_not_have_is_refused(
+    request: pytest.FixtureRequest, kind: str, guidance: str
+) -> None:
+    with pytest.raises(ValueError, match=f"trtllm.guidance is '{guidance}'.*set it to 'auto'"):
+        arguments(request.getfixturevalue(kind), guidance=guidance)
+
+
+def test_every_runtime_setting_arrives(checkpoint: Path) -> None:
+    made = arguments(
+        checkpoint,
+        dtype="float16",
+        max_batch_size=5,
+        max_num_tokens=77,
+        scheduler_policy="guaranteed_no_evict",
+        enable_chunked_context=False,
+        enable_kv_cache_reuse=False,
+        kv_cache_free_gpu_mem_fraction=0.5,
+        kv_cache_max_tokens=1000,
+        kv_cache_host_memory_megabytes=3,
+        kv_cache_onboard_blocks=False,
+        kv_cache_dtype="fp8",
+        secondary_offload_min_priority=40,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=3,
+        gpus_per_node=4,
+        orchestrator="ray",
+        overlap_scheduler=True,
+        speculative={"decoding_type": "NGram", "max_draft_len": 4},
+        llm_args={"enable_autotuner": False},
+    )
+    cache, scheduler, speculative = made["kv_cache_config"], made["scheduler_config"], made["speculative_config"]
+    assert made["dtype"] == "float16"
+    assert (made["max_batch_size"], made["max_num_tokens"], made["max_seq_len"]) == (5, 77, 512)
+    assert scheduler.capacity_scheduler_policy.name == "GUARANTEED_NO_EVICT"
+    assert (made["enable_chunked_prefill"], cache.enable_block_reuse, cache.onboard_blocks) == (False, False, False)
+    assert (cache.free_gpu_memory_fraction, cache.max_tokens, cache.host_cache_size) == (0.5, 1000, 3 * 2**20)
+    assert (cache.dtype, cache.secondary_offload_min_priority) == ("fp8", 40)
+    assert (made["tensor_parallel_size"], made["pipeline_parallel_size"], made["gpus_per_node"]) == (2, 3, 4)
+    assert (made["orchestrator_type"], made["disable_overlap_scheduler"]) == ("ray", False)
+    assert (type(speculative).__name__, speculative.max_draft_len) == ("NGramDecodingConfig", 4)
+    assert made["enable_autotuner"] is False
+
+
+def test_an_engine_takes_the_schedulers_tuning_and_no_more_slots_than_it_has(engine: Path) -> None:
+    made = arguments(engine, enable_batch_size_tuning=False)
+    tuning = made["scheduler_config"].dynamic_batch_config
+    assert (tuning.enable_batch_size_tuning, tuning.enable_max_num_tokens_tuning) == (False, True)
+    assert made["max_batch_size"] == 8
+    assert arguments(engine, max_batch_size=3)["max_batch_size"] == 3
+
+
+@pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"kv_cache_dtype": "fp8"}, {"orchestrator": "ray"}], ids=str)
+def test_what_only_checkpoints_have_is_refused_for_engines(engine: Path, setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"trtllm.{next(iter(setting))} is for checkpoints"):
+        arguments(engine, **setting)
+
+
+def test_what_settings_decide_cannot_be_overridden_behind_their_back(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="llm_args has max_seq_len"):
+        arguments(checkpoint, llm_args={"max_seq_len": 3})
+
+
+def test_unknown_speculation_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="decoding_type 'Oracle'"):
+        arguments(checkpoint, speculative={"decoding_type": "Oracle"})
