@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import statistics
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks import bare, served, workload, yardstick
 from benchmarks.agreement import compare
 from benchmarks.contender import Contender
 from benchmarks.plot import draw
-from benchmarks.report import Report, Row
+from benchmarks.report import AddedTime, Report, Row
 from benchmarks.streams import Figures, median_of, summarize
 from guidance_core.model_store import resolve
 
@@ -62,12 +63,15 @@ async def measure(options: argparse.Namespace) -> Report:
     async with (
         yardstick.start(model.path, options.dtype) as transformers,
         bare.start(model.path, environment) as executor,
+        bare.start(model.path, environment, forced_tokens=False) as unforced,
         served.serve(model.name, environment) as service,
     ):
         contenders: list[tuple[Contender, bool]] = [
             (transformers, False),
             (executor, False),
             (executor, True),
+            (unforced, False),
+            (unforced, True),
             (service, False),
             (service, True),
         ]
@@ -83,11 +87,27 @@ async def measure(options: argparse.Namespace) -> Report:
                     if number:
                         rounds[contender.name, constrained, streams].append(figures)
         report.rows = [Row(*key, median_of(figures)) for key, figures in sorted(rounds.items())]
+        report.added = added_time(rounds)
 
         questions = workload.chat_prompts(model.path)
         references = await transformers.generate(questions, options.new_tokens)
         report.agreement = compare(await executor.answer(questions, options.new_tokens), references)
     return report
+
+
+def added_time(rounds: dict[tuple[str, bool, int], list[Figures]]) -> list[AddedTime]:
+    """What the schema added, of each contender that answered both free and constrained.
+
+    Args:
+        rounds: figures of each round by (contender, constrained, streams).
+    """
+    added = []
+    for (contender, constrained, streams), figures in sorted(rounds.items()):
+        free = rounds.get((contender, False, streams))
+        if constrained and free:
+            shares = [of.per_token_ms / without.per_token_ms - 1 for of, without in zip(figures, free, strict=True)]
+            added.append(AddedTime(contender, streams, statistics.median(shares)))
+    return added
 
 
 def _say_progress(number: int, rounds: int, name: str, constrained: bool, streams: int, figures: Figures) -> None:

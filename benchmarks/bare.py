@@ -1,4 +1,4 @@
-"""Contender: the embedded executor by itself, without HTTP and JSON."""
+"""Contender: the embedded executor by itself, without HTTP and JSON, with forced tokens or without."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from guidance_core.grammar.tokenizer import load_ll_tokenizer
 class Bare:
     """A started executor."""
 
-    name = "bare"
-
-    def __init__(self, executor: TorchExecutor, grammar: Grammar) -> None:
+    def __init__(self, name: str, executor: TorchExecutor, grammar: Grammar) -> None:
         """Run on ``executor``; constrained answers follow ``grammar``."""
+        self.name = name
         self._executor = executor
         self._grammar = grammar
         self._numbers = itertools.count()
@@ -35,6 +34,11 @@ class Bare:
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
         grammar = self._grammar if constrained else None
         return list(await asyncio.gather(*(self._stream(prompt, sampling, grammar) for prompt in prompts)))
+
+    async def complete(self, prompts: list[list[int]], max_tokens: int) -> list[Stream]:
+        """Answer all prompts at once, greedily, each up to the end of its grammar."""
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
+        return list(await asyncio.gather(*(self._stream(prompt, sampling, self._grammar) for prompt in prompts)))
 
     async def answer(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
         """Greedy answers up to the model's own end, as token ids with the end token."""
@@ -50,18 +54,29 @@ class Bare:
             if delta.token_ids:
                 stream.add(perf_counter(), len(delta.token_ids))
                 stream.token_ids.extend(delta.token_ids)
+                # Those that were forced come after the one that was sampled.
+                forced = 0 if delta.guidance is None else delta.guidance.forced_tokens
+                stream.forced += [False] * (len(delta.token_ids) - forced) + [True] * forced
             if delta.stop_token_id is not None:
                 stream.token_ids.append(delta.stop_token_id)
+                stream.forced.append(False)
             if delta.guidance is not None:
                 stream.forced_tokens += delta.guidance.forced_tokens
                 stream.mask_wait += delta.guidance.wait_seconds
+            stream.complete = delta.finish_reason == "stop"
         return stream
 
 
 @asynccontextmanager
-async def start(model_path: Path, environment: dict[str, str]) -> AsyncIterator[Bare]:
+async def start(
+    model_path: Path,
+    environment: dict[str, str],
+    *,
+    schema: dict[str, object] = SCHEMA,
+    forced_tokens: bool = True,
+) -> AsyncIterator[Bare]:
     """Load the model with the settings that ``environment`` gives; shut down with this context."""
-    settings = load_settings(environment)
+    settings = load_settings({**environment, "GUIDED_TRTLLM_GUIDANCE__FORCED_TOKENS": str(forced_tokens).lower()})
     executor = TorchExecutor(model_path, settings)
     await executor.start()
     try:
@@ -69,9 +84,9 @@ async def start(model_path: Path, environment: dict[str, str]) -> AsyncIterator[
         tokenizer = load_ll_tokenizer(model_path, limits.vocab_size, limits.eos_token_ids)
         compiler = GrammarCompiler(tokenizer, settings.guidance)
         try:
-            grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
+            grammar = (await compiler.compile(constraint.json_schema(schema))).grammar
         finally:
             compiler.close()
-        yield Bare(executor, grammar)
+        yield Bare("bare" if forced_tokens else "bare, unforced", executor, grammar)
     finally:
         await executor.shutdown()

@@ -25,12 +25,29 @@ class Row:
     figures: Figures
 
 
+@dataclass(frozen=True, slots=True)
+class AddedTime:
+    """What a schema adds to the time between tokens.
+
+    Attributes:
+        contender: whose.
+        streams: how many at once.
+        share: of the time that a free answer takes per token; below 0 where the schema makes answers faster. The
+            median over rounds, in each of which free and constrained answers were measured one after the other.
+    """
+
+    contender: str
+    streams: int
+    share: float
+
+
 @dataclass(slots=True)
 class Report:
     """All of one run."""
 
     settings: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    added: list[AddedTime] = field(default_factory=list)
     agreement: Agreement | None = None
     machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
 
@@ -49,24 +66,31 @@ class Report:
     def table(self) -> str:
         """Text with a line for each row, and the ratios that matter."""
         header = (
-            f"{'contender':<14}{'answer':<9}{'streams':>7}  {'tokens/s':>9}{'first token':>13}"
+            f"{'contender':<16}{'answer':<9}{'streams':>7}  {'tokens/s':>9}{'first token':>13}"
             f"{'between p50':>13}{'p99':>10}{'forced':>9}{'mask wait':>14}{'vs transformers':>17}{'vs free':>9}"
         )
-        return "\n".join([header, *(self._line(row) for row in self.rows), *self._agreement_lines()])
+        rows = (self._line(row) for row in self.rows)
+        return "\n".join([header, *rows, *self._added_lines(), *self._agreement_lines()])
 
     def _line(self, row: Row) -> str:
         figures = row.figures
         yardstick = None if row.constrained else self.figures("transformers", row.streams)
         free = self.figures(row.contender, row.streams) if row.constrained else None
-        guided = row.constrained and row.contender == "bare"
+        guided = row.constrained and row.contender.startswith("bare")
         return (
-            f"{row.contender:<14}{'schema' if row.constrained else 'free':<9}{row.streams:>7}  "
+            f"{row.contender:<16}{'schema' if row.constrained else 'free':<9}{row.streams:>7}  "
             f"{figures.tokens_per_second:>9.0f}{figures.first_token_ms:>10.0f} ms"
             f"{figures.between_tokens_p50_ms:>10.1f} ms{figures.between_tokens_p99_ms:>7.0f} ms"
             f"{f'{figures.forced_share:.0%}' if guided else '':>9}"
             f"{f'{figures.mask_wait_us:.0f} µs/token' if guided else '':>14}"
             f"{_ratio(figures, yardstick):>17}{_ratio(figures, free):>9}"
         ).rstrip()
+
+    def _added_lines(self) -> list[str]:
+        if not self.added:
+            return []
+        lines = (f"{each.contender:<16}{each.streams:>7}  {each.share:>+8.1%}" for each in self.added)
+        return ["", "Added time between tokens, schema against free:", f"{'contender':<16}{'streams':>7}", *lines]
 
     def _agreement_lines(self) -> list[str]:
         if self.agreement is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-SCHEMA = {
+SCHEMA: dict[str, object] = {
     "type": "array",
     "minItems": 100,
     "items": {
@@ -25,6 +25,23 @@ SCHEMA = {
     },
 }
 """A list of records, as an application would ask for: free text, numbers, choices, and punctuation that is forced."""
+
+_REPORT = {
+    "customer_satisfaction_score": {"type": "integer", "minimum": 1, "maximum": 5},
+    "requires_immediate_escalation": {"type": "boolean"},
+    "preferred_communication_channel": {"enum": ["email", "telephone", "letter"]},
+    "estimated_resolution_time_in_hours": {"type": "integer", "minimum": 0, "maximum": 99},
+    "responsible_department_identifier": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{2}$"},
+    "contains_personally_identifiable_information": {"type": "boolean"},
+}
+
+REPORT_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": list(_REPORT),
+    "properties": _REPORT,
+}
+"""A form with long names and short values: most of its text is forced."""
 
 QUESTIONS = (
     "What is the capital of France?",

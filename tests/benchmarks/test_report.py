@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.agreement import Agreement
 from benchmarks.plot import draw
-from benchmarks.report import Report, Row
+from benchmarks.report import AddedTime, Report, Row
 from benchmarks.streams import Figures
 
 
 @pytest.fixture
 def report() -> Report:
     def row(contender: str, constrained: bool, streams: int, speed: float) -> Row:
-        return Row(contender, constrained, streams, Figures(speed, 50.0, 10.0, 20.0, 0.25, 12.0))
+        return Row(contender, constrained, streams, Figures(speed, 50.0, 10.0, 20.0, 1000 / speed, 0.25, 12.0))
 
     return Report(
         settings={"model": "tiny:1", "dtype": "bfloat16", "prompt_tokens": 100, "new_tokens": 128},
@@ -26,6 +26,7 @@ def report() -> Report:
             row("transformers", False, 1, 40),
             row("transformers", False, 8, 200),
         ],
+        added=[AddedTime("bare", 8, 0.0123), AddedTime("bare, unforced", 8, -0.25)],
         agreement=Agreement(16, 0.5, 0.75),
     )
 
@@ -39,6 +40,10 @@ def test_the_table_compares_with_the_yardstick_and_with_free_answers(report: Rep
     assert "25%" in constrained
     assert constrained.endswith("1.10x")
     assert "16 questions: 50% identical; 75%" in report.table()
+    assert [line.split()[-2:] for line in lines if line.startswith("bare") and line.endswith("%")][-2:] == [
+        ["8", "+1.2%"],
+        ["8", "-25.0%"],
+    ]
 
 
 def test_the_json_file_has_every_figure_and_the_machine(report: Report, tmp_path: Path) -> None:

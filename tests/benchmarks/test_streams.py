@@ -18,6 +18,7 @@ def test_times_are_per_stream_and_gaps_are_pooled() -> None:
     assert figures.first_token_ms == pytest.approx(750)
     assert figures.between_tokens_p50_ms == pytest.approx(100)
     assert figures.between_tokens_p99_ms == pytest.approx(1000)
+    assert figures.per_token_ms == pytest.approx((100 + 550) / 2)
 
 
 def test_guidance_is_charged_to_the_tokens_that_were_sampled() -> None:
@@ -25,6 +26,7 @@ def test_guidance_is_charged_to_the_tokens_that_were_sampled() -> None:
     figures = summarize([stream])
     assert figures.forced_share == pytest.approx(0.6)
     assert figures.mask_wait_us == pytest.approx(2000)
+    assert figures.per_token_ms == pytest.approx(250)
 
 
 def test_one_token_has_no_gaps() -> None:
@@ -37,5 +39,5 @@ def test_a_stream_without_tokens_is_an_error_not_a_figure() -> None:
 
 
 def test_rounds_are_merged_figure_by_figure() -> None:
-    rounds = [Figures(1, 30, 2, 2, 0, 0), Figures(3, 10, 2, 9, 0, 0), Figures(2, 20, 5, 3, 0, 0)]
-    assert median_of(rounds) == Figures(2, 20, 2, 3, 0, 0)
+    rounds = [Figures(1, 30, 2, 2, 7, 0, 0), Figures(3, 10, 2, 9, 8, 0, 0), Figures(2, 20, 5, 3, 9, 0, 0)]
+    assert median_of(rounds) == Figures(2, 20, 2, 3, 8, 0, 0)
