@@ -216,8 +216,6 @@ async def test_a_grammar_that_the_server_cannot_follow_is_refused_by_name(
     request = make_request(prompt_ids, grammar)
     with pytest.raises(Unsupported, match="end within max_tokens"):
         executor.check(replace(request, complete=True))
-    with pytest.raises(Unsupported, match="measure_mass"):
-        executor.check(replace(request, measure_mass=True))
     plain = await started(tiny_llama, triton_server, "plain")
     try:
         with pytest.raises(Unsupported, match="response_format"):

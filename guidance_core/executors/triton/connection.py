@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from guidance_core.config import TritonSettings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, QueueFull, RequestError
+
+_log = logging.getLogger(__name__)
 
 _METADATA = (("triton_grpc_error", "true"),)
 """Makes Triton end a stream with a gRPC status where it would else send an error text without one."""
@@ -69,7 +72,7 @@ class Connection:
                 return (await self._stub.ModelConfig(request, timeout=_CALL_SECONDS)).config
             index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise self.unavailable(error) from error
+            raise self._unreachable(error.details()) from error
         known = {each.name: each.reason or each.state for each in index.models}
         if model in known:
             raise ExecutorUnavailable(f"The Triton server's model {model!r} is not ready: {known[model]}.")
@@ -87,7 +90,7 @@ class Connection:
         try:
             ready = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise self.unavailable(error) from error
+            raise self._unreachable(error.details()) from error
         if not ready.ready:
             raise ExecutorUnavailable(f"The Triton server's model {model!r} is not ready.")
 
@@ -116,30 +119,37 @@ class Connection:
             async for _ in self._stub.ModelStreamInfer(only(), timeout=_CALL_SECONDS):
                 pass
         except grpc.aio.AioRpcError as error:
-            raise self.unavailable(error) from error
+            raise self._unreachable(error.details()) from error
 
     async def close(self) -> None:
         """End all calls."""
         await self._channel.close(None)
 
-    def unavailable(self, error: grpc.aio.AioRpcError) -> ExecutorUnavailable:
-        """The error of a server that cannot be asked."""
+    def _unreachable(self, details: str | None) -> ExecutorUnavailable:
         return ExecutorUnavailable(
-            f"The Triton server at {self._settings.url} cannot be reached: {error.details()}. Try again.", retry_after=1
+            f"The Triton server at {self._settings.url} cannot be reached: {details}. Try again.", retry_after=1
         )
 
-    def failure(self, error: grpc.aio.AioRpcError) -> RequestError:
-        """The error of a request whose stream failed."""
-        code, details = error.code(), error.details() or "it gave no reason"
-        if code is grpc.StatusCode.UNAVAILABLE and "maximum queue size" in details:
+    def failure(self, details: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> RequestError:
+        """The error of a request that failed.
+
+        Args:
+            details: what Triton says.
+            code: of the stream; Triton also tells of failures, and of full queues, in responses, without one.
+        """
+        # Triton's "Exceeds maximum queue size", TensorRT-LLM's "Maximum queue size of … has been reached".
+        if "maximum queue size" in details.lower():
             return QueueFull("As many requests as the Triton server takes are waiting there: try again.", retry_after=1)
         if code is grpc.StatusCode.UNAVAILABLE:
-            return self.unavailable(error)
+            return self._unreachable(details)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return GenerationFailed(
                 f"The answer was not complete within {self._settings.request_timeout:g} s (triton.request_timeout)."
             )
-        return GenerationFailed(f"The Triton server could not answer: {details} ({code.name}).")
+        _log.error("Triton failed a request (%s): %s", code.name, details)
+        # What follows in further lines is a trace of the server's own code.
+        first = details.partition("\n")[0] or f"it gave no reason but {code.name}"
+        return GenerationFailed(f"The Triton server could not answer: {first}")
 
 
 def _credentials(settings: TritonSettings) -> grpc.ChannelCredentials:

@@ -210,7 +210,7 @@ class TritonExecutor(Executor):
                     choice.heard = time.monotonic()
                     answered = True
                     if response.error_message:
-                        raise GenerationFailed(f"The Triton server could not answer: {response.error_message}")
+                        raise connection.failure(response.error_message)
                     delta = reader.read(response.infer_response)
                     if delta is None:
                         continue
@@ -223,7 +223,7 @@ class TritonExecutor(Executor):
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._suspect.set()
-                raise connection.failure(error) from error
+                raise connection.failure(error.details() or "", error.code()) from error
             finally:
                 self._count(running=-1)
                 choice.heard = None

@@ -38,5 +38,6 @@ def guide(grammar: Grammar) -> Guide:
 
 
 def _literal(text: str) -> str:
-    """A string literal of the EBNF that XGrammar reads, in ASCII."""
-    return '"' + "".join(c if c.isascii() and c.isalnum() else f"\\U{ord(c):08X}" for c in text) + '"'
+    """A string literal of the EBNF that XGrammar reads."""
+    escaped = text.translate({ord("\\"): "\\\\", ord('"'): '\\"', ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"})
+    return f'"{escaped}"'

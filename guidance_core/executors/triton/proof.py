@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -19,6 +20,17 @@ from guidance_core.grammar.threads import deep_stack_pool
 
 _IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
 """llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
+
+_MATCHERS_PER_LEXER = 256
+"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
+
+
+@dataclass(slots=True)
+class _Prototype:
+    """A matcher at the grammar's start, perhaps still being compiled, to be copied for each answer."""
+
+    matcher: asyncio.Future[LLMatcher]
+    copies: int = 0
 
 
 class Proof:
@@ -76,7 +88,7 @@ class Proofs:
         self._settings = settings
         self._limits = parser_limits(settings)
         self._thread = deep_stack_pool(1, "triton-proofs")
-        self._matchers: OrderedDict[str, asyncio.Future[LLMatcher]] = OrderedDict()
+        self._prototypes: OrderedDict[str, _Prototype] = OrderedDict()
 
     async def start(self, grammar: Grammar) -> Proof:
         """A proof at the grammar's beginning.
@@ -84,15 +96,16 @@ class Proofs:
         Raises:
             InvalidGrammar: llguidance does not take the grammar.
         """
-        future = self._matchers.get(grammar.key)
-        if future is None or future.cancelled():
-            future = asyncio.get_running_loop().run_in_executor(self._thread, self._compile, grammar.source)
-            self._matchers[grammar.key] = future
-        self._matchers.move_to_end(grammar.key)
-        while len(self._matchers) > max(1, self._settings.cache_size):
-            self._matchers.popitem(last=False)
+        prototype = self._prototypes.get(grammar.key)
+        if prototype is None or prototype.matcher.cancelled() or prototype.copies >= _MATCHERS_PER_LEXER:
+            compiling = asyncio.get_running_loop().run_in_executor(self._thread, self._compile, grammar.source)
+            prototype = self._prototypes[grammar.key] = _Prototype(compiling)
+        prototype.copies += 1
+        self._prototypes.move_to_end(grammar.key)
+        while len(self._prototypes) > max(1, self._settings.cache_size):
+            self._prototypes.popitem(last=False)
         # Shielded: a client that goes away must not cancel what another one waits for.
-        matcher = await asyncio.shield(future)
+        matcher = await asyncio.shield(prototype.matcher)
         if matcher.is_error():
             raise InvalidGrammar(matcher.get_error())
         return Proof(matcher.deep_copy(), self._tokenizer)

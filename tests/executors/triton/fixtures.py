@@ -69,7 +69,7 @@ def triton_models(model_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
     repository.write_token_model(models, "short", engine="tiny", max_seq_len="60")
     repository.write_token_model(models, "breaking", engine="tiny", fail_after="3")
     repository.write_token_model(models, "disobedient", engine="tiny", ignores_guides="yes")
-    repository.write_token_model(models, "busy", engine="tiny", one_at_a_time="yes", max_queue_size=1)
+    repository.write_token_model(models, "busy", engine="tiny", max_queue_size=1)
     repository.write_text_models(models, engine="default", tokenizer=model_path)
     repository.write_llm_api_model(models, "llm_api", engine="default", tokenizer=model_path, end_id=2)
     return models

@@ -102,7 +102,10 @@ def write_model(
         "instance_group [{ count: 1 kind: KIND_CPU }]",
     ]
     if max_queue_size is not None:
-        config.append(f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {max_queue_size} }} }}")
+        # As in upstream's configuration, requests wait a moment for others to be batched with.
+        waits = "preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 300000"
+        policy = f"default_queue_policy {{ max_queue_size: {max_queue_size} }}"
+        config.append(f"dynamic_batching {{ {waits} {policy} }}")
     (repository / name / "config.pbtxt").write_text("\n".join(config))
 
 
@@ -125,7 +128,7 @@ def write_token_model(
         inputs: its inputs.
         max_queue_size: most requests that wait for it.
         decoupled: it may answer piece by piece.
-        parameters: ``max_seq_len``; ``fail_after`` so many tokens; ``ignores_guides``; ``one_at_a_time``.
+        parameters: ``max_seq_len``; ``fail_after`` so many tokens; ``ignores_guides``.
     """
     write_model(
         repository,

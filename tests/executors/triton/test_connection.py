@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from grpc import StatusCode
 
-from guidance_core.errors import ExecutorUnavailable, GenerationFailed, QueueFull
+from guidance_core.config import TritonSettings
+from guidance_core.errors import ExecutorUnavailable, GenerationFailed, QueueFull, RequestError
+from guidance_core.executors.triton.connection import Connection
 from guidance_core.executors.triton.executor import TritonExecutor
 from guidance_core.generation import TokenDelta
 from tests.executors.contract import answer, choices, make_request
@@ -70,7 +73,7 @@ async def test_a_model_that_cannot_be_used_ends_the_start_with_a_reason(
 async def test_the_start_waits_for_the_server_but_not_for_ever(tiny_llama: Path, own_server: TritonServer) -> None:
     with pytest.raises(ExecutorUnavailable, match=r"cannot be reached.*triton\.start_timeout"):
         await started(tiny_llama, own_server, "tensorrt_llm", start_timeout=0.5)
-    starting = asyncio.create_task(started(tiny_llama, own_server, "tensorrt_llm"))
+    starting = asyncio.create_task(started(tiny_llama, own_server, "tensorrt_llm", longest_backoff=0.2))
     await asyncio.sleep(0.3)
     assert not starting.done()
     await asyncio.to_thread(own_server.start)
@@ -158,17 +161,37 @@ async def test_a_full_queue_on_the_server_is_said_to_be_full(tiny_llama: Path, t
     busy = await started(tiny_llama, triton_server, "busy", max_concurrency=8)
     try:
         ends = await asyncio.gather(
-            *(answer(busy, PROMPT, max_tokens=60, ignore_eos=True) for _ in range(6)), return_exceptions=True
+            *(answer(busy, PROMPT, max_tokens=3, ignore_eos=True) for _ in range(8)), return_exceptions=True
         )
         refused = [end for end in ends if isinstance(end, QueueFull)]
         assert refused
         assert all(end.retry_after is not None for end in refused)
         answered = [end for end in ends if not isinstance(end, BaseException)]
-        assert len(answered) + len(refused) == 6
+        assert len(answered) + len(refused) == 8
         assert answered
         assert busy.health().state == "ready"
     finally:
         await busy.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "error"),
+    [
+        (StatusCode.UNAVAILABLE, "Request for x: Exceeds maximum queue size", QueueFull),
+        (StatusCode.INTERNAL, "Maximum queue size of 2 has been reached, please try again later", QueueFull),
+        (StatusCode.UNAVAILABLE, "Socket closed", ExecutorUnavailable),
+        (StatusCode.INTERNAL, "Assertion failed\nAt:\n  /models/model.py(3): execute", GenerationFailed),
+        (StatusCode.CANCELLED, "", GenerationFailed),
+    ],
+)
+async def test_each_failure_is_told_as_what_it_is(code: StatusCode, details: str, error: type[RequestError]) -> None:
+    connection = Connection(TritonSettings())
+    try:
+        failure = connection.failure(details, code)
+    finally:
+        await connection.close()
+    assert type(failure) is error
+    assert "model.py" not in failure.message, "the server's own code is none of the client's business"
 
 
 async def test_shutting_down_fails_what_is_in_flight_and_stops_the_work(

@@ -57,10 +57,7 @@ class TritonPythonModel:
             with self.lock:
                 self.streams.setdefault(request.request_id(), []).append((stream, sender))
             arguments = (stream, sender, request.request_id(), scalar(request, "return_num_output_tokens"))
-            if self.parameters.get("one_at_a_time"):
-                self.respond(*arguments)
-            else:
-                threading.Thread(target=self.respond, args=arguments, daemon=True).start()
+            threading.Thread(target=self.respond, args=arguments, daemon=True).start()
 
     def convert(self, request):
         prompt = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
