@@ -34,8 +34,11 @@ class Replay:
         return [report for token in token_ids if not self._stopped for report in self._commit(token)]
 
     def finish(self) -> list[Report]:
-        """The reports on the end of an answer that is in the grammar."""
-        return [] if self._stopped else self._commit(self._end_token)
+        """The reports on the end of an answer; none where the tokens so far cannot end it."""
+        # A stop string may have cut the answer inside its last token.
+        if self._stopped or not self._interpreter.is_accepting():
+            return []
+        return self._commit(self._end_token)
 
     def _commit(self, token: int) -> list[Report]:
         self._interpreter.commit_token(token)

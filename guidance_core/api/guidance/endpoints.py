@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.events import event_stream
+from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.guidance.bodies import RunBody
 from guidance_core.api.guidance.errors import error_response
 from guidance_core.api.guidance.run import RunWriter, answer_of, run_events
@@ -21,8 +20,7 @@ async def run(served: ServedModel, request: Request) -> Response:
     body = await RunBody.from_http_request(request, None)
     model = served.get()
     answer, grammar = await answer_of(served, model, body)
-    replay = await asyncio.to_thread(model.grammars.replay, grammar)
-    writer = RunWriter(answer, replay, served.name)
+    writer = RunWriter(answer, await GrammarLog.of(model, grammar, choices=1), served.name)
     return event_stream(
         run_events(writer, await started(answer.pieces())),
         failure=writer.failure,

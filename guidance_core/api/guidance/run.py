@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.constrained import compiled
+from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.guidance.bodies import RunBody
 from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
@@ -20,7 +20,6 @@ from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import ContextLengthExceeded, RequestError
 from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
 from guidance_core.grammar import constraint
-from guidance_core.grammar.replay import Replay, Report
 from guidance_core.output import TextDelta, TokenTextLogprob
 
 _SPACE = " "
@@ -79,10 +78,10 @@ async def _prompt_ids(model: LoadedModel, body: RunBody) -> tuple[int, ...]:
 class RunWriter:
     """Writes the events of one run."""
 
-    def __init__(self, answer: Answer, replay: Replay, model_name: str) -> None:
+    def __init__(self, answer: Answer, log: GrammarLog, model_name: str) -> None:
         """Take the answer and what follows it through its grammar."""
         self._answer = answer
-        self._replay = replay
+        self._log = log
         self._model_name = model_name
 
     def initial(self) -> bytes:
@@ -99,7 +98,6 @@ class RunWriter:
     async def piece(self, piece: TextDelta) -> bytes:
         """The event of the next piece."""
         entries = piece.logprobs or ()
-        reports = await asyncio.to_thread(self._reports, entries, ends=piece.finish_reason == "stop")
         finish_reason = {} if piece.finish_reason is None else {"finish_reason": piece.finish_reason}
         return self._run(
             {
@@ -107,7 +105,7 @@ class RunWriter:
                 **finish_reason,
                 "text": piece.text,
                 "error": "",
-                "logs": "".join(f"JSON-OUT: {_encode(report)}\n" for report in reports),
+                "logs": await self._log.lines(0, piece),
                 "storage": [],
                 "micros": 0,
                 "logprobs": {"content": [_logprob(entry) for entry in entries]} if entries else None,
@@ -119,18 +117,6 @@ class RunWriter:
         return self._run(
             {"index": 0, "text": "", "error": error.message, "logs": "", "storage": [], "micros": 0, "logprobs": None}
         )
-
-    def _reports(self, entries: Sequence[TokenTextLogprob], *, ends: bool) -> list[Report]:
-        reports: list[Report] = []
-        for entry in entries:
-            for report in self._replay.push([entry.token_id]):
-                # Llguidance leaves a text's logprob at zero, as it does not know it.
-                if report["object"] == "text" and report["num_tokens"]:
-                    report["log_prob"] = max(entry.logprob, -9999.0)
-                reports.append(report)
-        if ends:
-            reports += self._replay.finish()
-        return reports
 
     def _run(self, fork: dict[str, Any]) -> bytes:
         forced = self._answer.guidance[0].forced_tokens

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import bentoml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -129,6 +129,11 @@ class GenerationBody(ConstraintFields, RequestBody):
         False,
         description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "
         "`stream_options.include_usage`.",
+    )
+    llg_log_level: Literal["none", "warning", "json", "verbose"] = Field(
+        "none",
+        description="As llgtrt has it: with `json` and `verbose`, a choice has llguidance's reports on the answer in "
+        "`llg_logs`, captures included. What it would only warn of is refused, so there are no warnings.",
     )
     fit_to_max_tokens: bool = Field(
         False,

@@ -13,11 +13,13 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import Piece
+from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.chat_run import prepare
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
 from guidance_core.api.openai.logprobs import logprobs_object
 from guidance_core.api.openai.message import MessageReader, joined_message
+from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
@@ -43,13 +45,15 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     }
     if body.return_expanded_prompt:
         head["expanded_prompt"] = run.prompt.text
+    grammar = None if run.compilation is None else run.compilation.grammar
+    log = await GrammarLog.of(run.model, logged_grammar(body, grammar), choices=body.n)
     if body.stream:
         pieces = await started(run.answer.pieces())
         writer = ChunkWriter(head, body.stream_options)
-        events = _events(writer, usage, pieces, run.readers, with_logprobs=body.logprobs)
+        events = _events(writer, usage, pieces, run.readers, log, with_logprobs=body.logprobs)
         comments_every = served.settings.guidance.held_stream_comments if run.answer.held else None
         return event_stream(events, choices=body.n, comments_every=comments_every)
-    choices = await _choices(body, run.answer, run.readers)
+    choices = await _choices(body, run.answer, run.readers, log)
     return JSONResponse({**head, "choices": choices, "usage": usage()})
 
 
@@ -58,6 +62,7 @@ async def _events(
     usage: Callable[[], dict[str, Any]],
     pieces: AsyncGenerator[Piece, None],
     readers: Sequence[MessageReader],
+    log: GrammarLog,
     *,
     with_logprobs: bool,
 ) -> AsyncGenerator[bytes, None]:
@@ -65,21 +70,25 @@ async def _events(
     async with aclosing(pieces):
         async for index, piece in pieces:
             # What belongs to one step is written at once.
-            events = b""
+            choices: list[dict[str, Any]] = []
             if index not in begun:
                 begun.add(index)
-                events += writer.chunk(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
+                choices.append(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
             deltas = readers[index].read(piece.text, last=piece.finish_reason is not None)
             # Text that may become a call is held back; what is known of its tokens is not.
             logprobs = logprobs_object(piece.logprobs) if with_logprobs and piece.logprobs else None
             for delta in deltas or ([{}] if logprobs else []):
-                events += writer.chunk(_chunk_choice(index, delta, logprobs=logprobs))
+                choices.append(_chunk_choice(index, delta, logprobs=logprobs))
                 logprobs = logprobs_object(()) if with_logprobs else None
             if piece.finish_reason is not None:
                 reason = _finish_reason(piece.finish_reason, readers[index])
-                events += writer.chunk(_chunk_choice(index, {}, finish_reason=reason))
-            if events:
-                yield events
+                choices.append(_chunk_choice(index, {}, finish_reason=reason))
+            if logs := await log.lines(index, piece):
+                if not choices:
+                    choices.append(_chunk_choice(index, {}))
+                choices[-1]["llg_logs"] = logs
+            if choices:
+                yield b"".join(map(writer.chunk, choices))
     if writer.include_usage:
         yield writer.usage(usage())
     yield DONE
@@ -99,11 +108,15 @@ def _finish_reason(reason: FinishReason, reader: MessageReader) -> str:
     return "tool_calls" if reason == "stop" and reader.called else reason
 
 
-async def _choices(body: ChatBody, answer: Answer, readers: Sequence[MessageReader]) -> list[dict[str, Any]]:
+async def _choices(
+    body: ChatBody, answer: Answer, readers: Sequence[MessageReader], log: GrammarLog
+) -> list[dict[str, Any]]:
     received: list[list[TextDelta]] = [[] for _ in range(body.n)]
+    logs = [""] * body.n
     async with aclosing(answer.pieces()) as pieces:
         async for index, piece in pieces:
             received[index].append(piece)
+            logs[index] += await log.lines(index, piece)
     choices = []
     for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):
         message = joined_message(reader.read("".join(piece.text for piece in choice), last=True))
@@ -116,6 +129,7 @@ async def _choices(body: ChatBody, answer: Answer, readers: Sequence[MessageRead
                 "message": message,
                 "logprobs": logprobs if body.logprobs else None,
                 "finish_reason": _finish_reason(reason, reader),
+                **({"llg_logs": logs[index]} if logs[index] else {}),
             }
         )
     return choices

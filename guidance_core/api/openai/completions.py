@@ -13,10 +13,17 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.answer import Answer, merged
 from guidance_core.api.attempt import Piece, TextOptions
+from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.bodies import CompletionBody
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
-from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
+from guidance_core.api.openai.requests import (
+    check_budget,
+    compilation_of,
+    generation_request,
+    logged_grammar,
+    remaining_context,
+)
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import started
@@ -54,15 +61,16 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
         "system_fingerprint": model.fingerprint,
     }
     usage = partial(usage_of, answers, compilation, with_guidance=body.include_guidance)
+    log = await GrammarLog.of(model, logged_grammar(body, grammar), choices=len(answers) * body.n)
     if body.stream:
         pieces = await started(merged(answers))
-        events = _events(ChunkWriter(head, body.stream_options), body, answers, usage, pieces)
+        events = _events(ChunkWriter(head, body.stream_options), body, answers, usage, log, pieces)
         return event_stream(
             events,
             choices=len(answers) * body.n,
             comments_every=served.settings.guidance.held_stream_comments if answers[0].held else None,
         )
-    return JSONResponse({**head, "choices": await _choices(body, answers), "usage": usage()})
+    return JSONResponse({**head, "choices": await _choices(body, answers, log), "usage": usage()})
 
 
 async def _answer(
@@ -92,28 +100,32 @@ async def _events(
     body: CompletionBody,
     answers: Sequence[Answer],
     usage: Callable[[], dict[str, Any]],
+    log: GrammarLog,
     pieces: AsyncGenerator[tuple[Answer, Piece], None],
 ) -> AsyncGenerator[bytes, None]:
     first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
     async with aclosing(pieces):
         async for answer, (index, piece) in pieces:
-            yield writer.chunk(_choice(body, first_index[id(answer)] + index, [piece]))
+            number = first_index[id(answer)] + index
+            yield writer.chunk(_choice(body, number, [piece], await log.lines(number, piece)))
     if writer.include_usage:
         yield writer.usage(usage())
     yield DONE
 
 
-async def _choices(body: CompletionBody, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    received: dict[tuple[int, int], list[TextDelta]] = {
-        (id(answer), index): [] for answer in answers for index in range(body.n)
-    }
+async def _choices(body: CompletionBody, answers: Sequence[Answer], log: GrammarLog) -> list[dict[str, Any]]:
+    first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
+    received: list[list[TextDelta]] = [[] for _ in range(len(answers) * body.n)]
+    logs = [""] * len(received)
     async with aclosing(merged(answers)) as pieces:
         async for answer, (index, piece) in pieces:
-            received[id(answer), index].append(piece)
-    return [_choice(body, index, choice) for index, choice in enumerate(received.values())]
+            number = first_index[id(answer)] + index
+            received[number].append(piece)
+            logs[number] += await log.lines(number, piece)
+    return [_choice(body, i, choice, lines) for i, (choice, lines) in enumerate(zip(received, logs, strict=True))]
 
 
-def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta]) -> dict[str, Any]:
+def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
         logprobs = _logprobs_object([entry for piece in pieces for entry in piece.logprobs or ()])
@@ -122,6 +134,7 @@ def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta]) -> di
         "text": "".join(piece.text for piece in pieces),
         "logprobs": logprobs,
         "finish_reason": pieces[-1].finish_reason,
+        **({"llg_logs": logs} if logs else {}),
     }
 
 

@@ -93,7 +93,8 @@ def generation_request(
             frequency_penalty=body.frequency_penalty,
             logit_bias=_logit_bias(body, model.executor.limits().vocab_size),
             seed=body.seed,
-            logprobs=logprobs,
+            # A log of the grammar needs the tokens, which come with their logprobs.
+            logprobs=0 if logprobs is None and logged_grammar(body, grammar) is not None else logprobs,
             stop_token_ids=tuple(body.stop_token_ids or ()),
             ignore_eos=body.ignore_eos,
         ),
@@ -102,6 +103,11 @@ def generation_request(
         complete=body.fit_to_max_tokens,
         measure_mass=body.include_guidance and grammar is not None,
     )
+
+
+def logged_grammar(body: GenerationBody, grammar: Grammar | None) -> Grammar | None:
+    """The grammar on which llguidance shall report, or None."""
+    return grammar if body.llg_log_level in ("json", "verbose") else None
 
 
 def _check_constraint_options(body: GenerationBody, grammar: Grammar | None, max_tokens: int | None) -> None:
