@@ -43,8 +43,7 @@ def satisfies(grammar: Grammar, text: str) -> str | None:
     if grammar.check is None:
         return None
     try:
-        readings = _readings(grammar.check)
-        for reading in readings:
+        for reading in readings(grammar.check):
             problem = reading.problem(reading.parse(text))
             if problem is not None:
                 return problem
@@ -159,8 +158,9 @@ def parse(text: str, *, exact: bool = False) -> Any:
     )
 
 
+@lru_cache(maxsize=256)
 def readings(schema: str) -> tuple[Reading, Reading]:
-    """Both readings of a schema.
+    """Both readings of a schema, kept for the answers to come.
 
     Args:
         schema: JSON text.
@@ -178,10 +178,6 @@ def readings(schema: str) -> tuple[Reading, Reading]:
     _check_patterns(parsed)
     _check_references(parsed, kind)
     return Reading(parsed, exact=False), Reading(parse(schema, exact=True), exact=True)
-
-
-_readings = lru_cache(maxsize=256)(readings)
-"""An answer is checked against a schema that was admitted before."""
 
 
 def _check_patterns(root: Any) -> None:

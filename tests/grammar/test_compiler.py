@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ HOSTILE: dict[str, Any] = {
     "doubling terminals": constraint.lark(
         "start: T0\n" + "\n".join(f"T{i}: T{i + 1} T{i + 1}" for i in range(30)) + '\nT30: "a"'
     ),
+    "nested conditions": constraint.json_schema(
+        reduce(lambda inner, _: {"if": inner, "then": {"minLength": 1}, "else": {"maxLength": 5}}, range(40), {})
+    ),
+    "nested choices": constraint.json_schema(
+        reduce(lambda inner, n: {"oneOf": [inner, {"required": [str(n)]}]}, range(40), {"required": ["a"]})
+    ),
+    "references that fan out": constraint.json_schema(
+        {
+            "not": {"$ref": "#/$defs/0"},
+            "$defs": {str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}] * 20} for i in range(10)} | {"10": {}},
+        }
+    ),
+    "many dependencies": constraint.json_schema({"dependentRequired": {f"k{i}": [f"k{i + 1}"] for i in range(200)}}),
     "many items": constraint.json_schema({"type": "array", "minItems": 2**31 - 1}),
     "nested groups": constraint.regex("(" * 5000 + ")" * 5000),
 }

@@ -18,7 +18,7 @@ from guidance_core.grammar.patterns import PatternError, widest_regex
 from guidance_core.grammar.rewrites.negation import Resolve
 
 _DEPTH = 6
-_MOST_STEPS = 20_000
+_MOST_STEPS = 5_000
 """Questions answered for one document."""
 _JSON_TYPES = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
 

@@ -15,8 +15,8 @@ Resolve = Callable[[str], Any]
 
 _MOST_NUMBERS = 16
 _MOST_REFERENCES = 8
-_MOST_STEPS = 20_000
-"""Schemas negated for one document: nested conditions double with each level."""
+_MOST_STEPS = 5_000
+"""Schemas negated or copied for one document: nested conditions double with each level."""
 _OPPOSITE_BOUNDS = {
     "minimum": "exclusiveMaximum",
     "maximum": "exclusiveMinimum",
@@ -73,8 +73,7 @@ class Negation:
             return not schema
         self._steps += 1
         if self._steps > _MOST_STEPS:
-            self._exact = False
-            return True
+            return self._anything()
         if "$ref" in schema and self._references_stand_alone:
             return any_of(list(self._reference(schema["$ref"])))
         return any_of(
@@ -85,6 +84,14 @@ class Negation:
                 for option in self._options(keyword, value, schema)
             ]
         )
+
+    def _anything(self) -> bool:
+        self._exact = False
+        return True
+
+    def _copy(self, schema: Any) -> Any:
+        self._steps += str(schema).count("{")
+        return copy.deepcopy(schema) if self._steps <= _MOST_STEPS else self._anything()
 
     def _more(self, schema: Any) -> Iterator[Any]:
         self._exact = False
@@ -99,7 +106,7 @@ class Negation:
             case "enum":
                 yield from self._other_values(value)
             case "not":
-                yield copy.deepcopy(value)
+                yield self._copy(value)
             case "allOf":
                 yield from map(self._negate, value)
             case "anyOf":
@@ -107,7 +114,7 @@ class Negation:
             case "$ref":
                 yield from self._reference(value)
             case "if":
-                yield all_of(value, self._negate(schema.get("then", True)))
+                yield all_of(self._copy(value), self._negate(schema.get("then", True)))
                 yield all_of(self._negate(value), self._negate(schema.get("else", True)))
             case "required":
                 for name in value:

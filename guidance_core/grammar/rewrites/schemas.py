@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from guidance_core.grammar.keywords import Schema
@@ -36,10 +35,10 @@ def conjoin(schema: Schema, other: Any) -> None:
 
 
 def all_of(*schemas: Any) -> Any:
-    """A schema that demands what all of them do; they are copied."""
+    """A schema that demands what all of them do."""
     if False in [schema for schema in schemas if isinstance(schema, bool)]:
         return False
-    demanding = [copy.deepcopy(schema) for schema in schemas if schema is not True and schema != {}]
+    demanding = [schema for schema in schemas if schema is not True and schema != {}]
     if not demanding:
         return {}
     return demanding[0] if len(demanding) == 1 else {"allOf": demanding}
