@@ -14,7 +14,9 @@ from guidance_core.api.bento.lookups import lookups
 from guidance_core.api.openai.bodies import ChatBody, CompletionBody
 from guidance_core.api.openai.chat import chat_completion
 from guidance_core.api.openai.completions import completion
-from guidance_core.api.openai.schemas import ChatCompletion, Completion
+from guidance_core.api.openai.responses.bodies import ResponsesBody
+from guidance_core.api.openai.responses.endpoint import create_response
+from guidance_core.api.openai.schemas import ChatCompletion, Completion, ResponseObject
 from guidance_core.api.served_model import ServedModel
 from guidance_core.config import load_settings
 
@@ -48,6 +50,11 @@ class GuidedLLM:
     async def completions(self, request: CompletionBody, /) -> Response:
         """Continue a prompt, as JSON or, with `stream`, as server-sent events."""
         return await completion(self.served, request)
+
+    @bentoml.api(route="/v1/responses", output_spec=ResponseObject)
+    async def responses(self, request: ResponsesBody, /) -> Response:
+        """Answer an input as OpenAI's Responses API does, as JSON or, with `stream`, as server-sent events."""
+        return await create_response(self.served, request)
 
     @bentoml.api(input_spec=GenerateBody, output_spec=GeneratedText)
     async def generate(

@@ -29,6 +29,7 @@ ROUTES = frozenset(
         "/v1/health/model",
         "/v1/health/ready",
         "/v1/models",
+        "/v1/responses",
     }
 )
 """Paths that metrics know by name."""

@@ -19,6 +19,15 @@ _PERSON = {
 }
 
 
+_CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+_WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather now", "parameters": _CITY}}
+
+
 def _chat(content: str, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], "temperature": 0, **fields}
 
@@ -42,6 +51,7 @@ CHAT: dict[str, dict[str, Any]] = {
         fit_to_max_tokens=True,
         include_guidance=True,
     ),
+    "tools": _chat("What is the weather in Rome?", max_tokens=64, tools=[_WEATHER], tool_choice="required"),
     "stream": _chat("What is the capital of France?", max_tokens=32, stream=True),
 }
 
@@ -55,4 +65,22 @@ COMPLETION: dict[str, dict[str, Any]] = {
     "stream": _completion("The capital of France is", max_tokens=8, stream=True),
 }
 
-BY_PATH = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION}
+RESPONSES: dict[str, dict[str, Any]] = {
+    "plain": {"model": MODEL, "input": "What is the capital of France?", "max_output_tokens": 32},
+    "JSON schema": {
+        "model": MODEL,
+        "input": "Invent a person.",
+        "max_output_tokens": 64,
+        "text": {"format": {"type": "json_schema", "name": "person", "schema": _PERSON}},
+    },
+    "tools": {
+        "model": MODEL,
+        "input": "What is the weather in Rome?",
+        "max_output_tokens": 64,
+        "tools": [{"type": "function", "name": "get_weather", "parameters": _CITY}],
+        "tool_choice": "required",
+    },
+    "stream": {"model": MODEL, "input": "What is the capital of France?", "max_output_tokens": 32, "stream": True},
+}
+
+BY_PATH = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION, "/v1/responses": RESPONSES}

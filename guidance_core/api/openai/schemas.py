@@ -7,6 +7,8 @@ from typing import Any, Literal
 import bentoml
 from pydantic import BaseModel, Field
 
+from guidance_core.api.openai.tools import ToolCall
+
 
 class Microseconds(BaseModel):
     """Of the steps of one choice; percentiles are nearest-rank."""
@@ -74,9 +76,11 @@ class ChatMessage(BaseModel):
     """The answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null where there are calls and no text.")
     refusal: str | None
     annotations: list[dict[str, Any]]
+    reasoning_content: str | None = Field(None, description="What the model thought first, where it did.")
+    tool_calls: list[ToolCall] | None = Field(None, description="Only where there are any.")
 
 
 class ChatChoice(BaseModel):
@@ -85,7 +89,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(bentoml.IODescriptor):
@@ -120,3 +124,17 @@ class Completion(bentoml.IODescriptor):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class ResponseObject(bentoml.IODescriptor):
+    """The answer to an input; with `stream`, server-sent `response.…` events instead."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete", "failed", "in_progress"]
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    model: str
+    output: list[dict[str, Any]] = Field(description="Items of the types `reasoning`, `message` and `function_call`.")
+    usage: dict[str, Any] | None

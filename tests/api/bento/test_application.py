@@ -255,6 +255,7 @@ async def test_the_document_has_every_endpoint_and_an_example_for_each_that_take
         "/v1/health/ready",
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/responses",
         "/v1/run",
         "/v2",
         "/v2/health/live",

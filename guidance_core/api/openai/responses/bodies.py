@@ -1,0 +1,246 @@
+"""Request bodies of the Responses API; see `openai.bodies` for what becomes of fields that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from guidance_core.api.openai import examples
+from guidance_core.api.openai.bodies import MAX_TOP_LOGPROBS, RequestBody, Strings
+from guidance_core.api.openai.constraints import (
+    JsonObjectFormat,
+    LarkFormat,
+    LlguidanceFormat,
+    NamedSchema,
+    RegexFormat,
+    TextFormat,
+)
+from guidance_core.api.openai.reasoning import ReasoningEffort
+from guidance_core.api.openai.tools import FunctionName
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Item(BaseModel):
+    model_config = _STRICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, item: Any) -> Any:
+        # Clients send output items back with all the fields that they did not have.
+        return {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else item
+
+
+class TextPart(_Item):
+    """Text of a message."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
+    logprobs: list[Any] | None = Field(None, description="As answers have it; has no effect.")
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+# Read as a list in any case, so that an error tells what is wrong with which part.
+Text = Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+
+
+class MessageItem(_Item):
+    """A message."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Text
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = Field(None, description="As answers have it; has no effect.")
+
+
+class CallItem(_Item):
+    """A call that an earlier response made."""
+
+    type: Literal["function_call"]
+    call_id: str = Field(min_length=1)
+    name: FunctionName
+    arguments: str
+    id: str | None = None
+    status: str | None = None
+
+
+class ResultItem(_Item):
+    """The result of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(min_length=1)
+    output: Text
+    id: str | None = None
+    status: str | None = None
+
+
+class ThoughtPart(_Item):
+    """Text of thoughts."""
+
+    type: Literal["reasoning_text", "summary_text"]
+    text: str
+
+
+class ReasoningItem(_Item):
+    """Thoughts of an earlier response, for templates that show them."""
+
+    type: Literal["reasoning"]
+    summary: list[ThoughtPart] = []
+    content: list[ThoughtPart] = []
+    id: str | None = None
+    status: str | None = None
+
+
+Item = Annotated[MessageItem | CallItem | ResultItem | ReasoningItem, Field(discriminator="type")]
+
+
+def _as_items(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    if not isinstance(value, list):
+        return value
+    # Messages may leave their type out.
+    return [{"type": "message", **item} if isinstance(item, dict) and "role" in item else item for item in value]
+
+
+class FunctionTool(BaseModel):
+    """A function that the model may call. Its parameters are enforced in full whether `strict` is set or not."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedFunctionTool(BaseModel):
+    """A function by its name."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    name: FunctionName
+
+
+class AllowedFunctionTools(BaseModel):
+    """Some of the tools, and whether one of them must be called."""
+
+    model_config = _STRICT
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunctionTool] = Field(min_length=1)
+
+
+class SchemaFormat(NamedSchema):
+    """A JSON schema as the Responses API wraps it."""
+
+    type: Literal["json_schema"]
+
+
+class TextOptions(BaseModel):
+    """What the text of the answer must be."""
+
+    model_config = _STRICT
+
+    format: (
+        Annotated[
+            TextFormat | JsonObjectFormat | SchemaFormat | RegexFormat | LarkFormat | LlguidanceFormat,
+            Field(discriminator="type"),
+        ]
+        | None
+    ) = None
+    verbosity: Literal["medium"] | None = Field(None, description="Only `medium`: the model knows no other.")
+
+
+class ReasoningOptions(BaseModel):
+    """How long a model that thinks first may think."""
+
+    model_config = _STRICT
+
+    effort: ReasoningEffort | None = None
+    summary: None = Field(None, description="Not available: thoughts are answered as they are.")
+
+
+class ResponseStreamOptions(BaseModel):
+    """How a stream is written."""
+
+    model_config = _STRICT
+
+    include_obfuscation: Literal[False] | None = Field(None, description="Only false.")
+
+
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "image": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in_memory",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "truncation": ("disabled",),
+}
+
+
+class ResponsesBody(RequestBody):
+    """`POST /v1/responses`."""
+
+    model_config = ConfigDict(
+        **_STRICT, title="ResponsesRequest", json_schema_extra={"example": examples.RESPONSES["plain"]}
+    )
+
+    model: str = Field(description="The name of the served model; `GET /v1/models` tells it.")
+    input: Annotated[list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])] = Field(
+        description="Text, or messages, calls, their results, and thoughts."
+    )
+    instructions: str | None = Field(None, description="What a system message says.")
+    max_output_tokens: int | None = Field(None, ge=1, description="Most tokens to answer.")
+    temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
+    top_p: float = Field(1.0, ge=0, le=1, description="Sample from the likeliest tokens that have this share together.")
+    text: TextOptions | None = Field(None, description="What the text must be: any, JSON, JSON of a schema, …")
+    tools: list[FunctionTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[NamedFunctionTool | AllowedFunctionTools, Field(discriminator="type")]
+        | None
+    ) = Field(None, description="`auto` (the default), `none`, `required`, one function, or some of them.")
+    parallel_tool_calls: bool = Field(True, description="Whether there may be several calls.")
+    reasoning: ReasoningOptions | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = Field(None, description="What to answer besides.")
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Likeliest tokens at each place, with `include`d log-probabilities.",
+    )
+    stream: bool = Field(False, description="Answer as server-sent events.")
+    stream_options: ResponseStreamOptions | None = None
+    metadata: dict[str, str] | None = Field(None, description="Answered as it is; has no other effect.")
+    safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
+    prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
+    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same answer.")
+    stop: Strings | None = Field(None, max_length=16, description="Up to 16 strings that end the answer before them.")
+    top_k: int | None = Field(None, ge=-1, description="Sample from the k likeliest tokens; 0 and -1 mean all.")
+    min_p: float = Field(0.0, ge=0, le=1, description="See `/v1/chat/completions`.")
+    fit_to_max_tokens: bool = Field(False, description="See `/v1/chat/completions`.")
+
+    @classmethod
+    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+        """See the base class."""
+        return _UNSUPPORTED

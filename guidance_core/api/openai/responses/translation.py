@@ -1,0 +1,131 @@
+"""A Responses request → the chat request that asks for the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guidance_core.api.openai.bodies import ChatBody
+from guidance_core.api.openai.responses.bodies import (
+    AllowedFunctionTools,
+    CallItem,
+    MessageItem,
+    NamedFunctionTool,
+    ReasoningItem,
+    ResponsesBody,
+    ResultItem,
+    SchemaFormat,
+    TextPart,
+)
+from guidance_core.errors import InvalidRequest
+
+_NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "response_format.json_schema.schema": "text.format.schema",
+    "reasoning_effort": "reasoning.effort",
+}
+
+
+def chat_body(body: ResponsesBody) -> ChatBody:
+    """The chat request.
+
+    Raises:
+        InvalidRequest: what only shows when it is put together.
+    """
+    if body.top_logprobs is not None and not body.include:
+        raise InvalidRequest(
+            "'top_logprobs' needs 'include': [\"message.output_text.logprobs\"].", param="top_logprobs"
+        )
+    fields: dict[str, Any] = {
+        "model": body.model,
+        "messages": messages(body),
+        "max_completion_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "seed": body.seed,
+        "stop": body.stop,
+        "stream": body.stream,
+        "fit_to_max_tokens": body.fit_to_max_tokens,
+        "logprobs": bool(body.include),
+        "top_logprobs": body.top_logprobs,
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "tools": [
+            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+            for tool in body.tools or ()
+        ],
+        "tool_choice": _tool_choice(body),
+        "response_format": _response_format(body),
+        "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
+    }
+    return ChatBody.parse(fields)
+
+
+def messages(body: ResponsesBody) -> list[dict[str, Any]]:
+    """The conversation: thoughts, text and calls that follow each other are one message of the assistant."""
+    written: list[dict[str, Any]] = []
+    if body.instructions is not None:
+        written.append({"role": "system", "content": body.instructions})
+    for item in body.input:
+        match item:
+            case ResultItem():
+                written.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+            case MessageItem() if item.role != "assistant":
+                written.append({"role": item.role, "content": _text(item.content)})
+            case MessageItem():
+                _assistant(written, "content")["content"] = _text(item.content)
+            case ReasoningItem():
+                text = "".join(part.text for part in item.content or item.summary)
+                _assistant(written, "reasoning_content")["reasoning_content"] = text
+            case CallItem():
+                call = {"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}}
+                _assistant(written).setdefault("tool_calls", []).append(call)
+    return written
+
+
+def renamed(param: str | None) -> str | None:
+    """A chat request's field under the name that it has here."""
+    if param is None:
+        return None
+    if param.startswith("messages["):
+        return "input"
+    return _NAMES.get(param, param)
+
+
+def _assistant(written: list[dict[str, Any]], without: str | None = None) -> dict[str, Any]:
+    """The assistant's message that the last items are part of, or a new one."""
+    if (
+        not written
+        or written[-1]["role"] != "assistant"
+        or without in written[-1]
+        or (without is not None and "tool_calls" in written[-1])
+    ):
+        written.append({"role": "assistant"})
+    return written[-1]
+
+
+def _text(parts: list[TextPart]) -> str:
+    return "\n".join(part.text for part in parts)
+
+
+def _tool_choice(body: ResponsesBody) -> Any:
+    match body.tool_choice:
+        case NamedFunctionTool(name=name):
+            return {"type": "function", "function": {"name": name}}
+        case AllowedFunctionTools(mode=mode, tools=tools):
+            named = [{"type": "function", "function": {"name": tool.name}} for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+    return None if body.tool_choice == "auto" and not body.tools else body.tool_choice
+
+
+def _response_format(body: ResponsesBody) -> dict[str, Any] | None:
+    wanted = None if body.text is None else body.text.format
+    if wanted is None:
+        return None
+    if isinstance(wanted, SchemaFormat):
+        schema = wanted.model_dump(exclude={"type"}, exclude_unset=True, by_alias=True)
+        return {"type": "json_schema", "json_schema": schema}
+    return wanted.model_dump(exclude_none=True)

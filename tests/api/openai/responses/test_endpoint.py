@@ -1,0 +1,222 @@
+"""The Responses API over the real application and OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+
+from guidance_core.api.served_model import LoadedModel
+from guidance_core.errors import GenerationFailed
+from guidance_core.generation import TokenDelta
+from guidance_core.reasoning import ReasoningMarkers
+from tests.api.conftest import MODEL
+from tests.api.scripted_executor import ScriptedExecutor, answer
+
+ASK: dict[str, Any] = {"model": MODEL, "input": "Hi"}
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+CALLS = '{"tool_calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}]}'
+
+
+@pytest.fixture
+def says(executor: ScriptedExecutor, loaded: LoadedModel) -> Any:
+    def say(text: str, **options: Any) -> None:
+        executor.script = answer(*loaded.prompts.tokenizer.encode(text, add_special_tokens=False).ids, **options)
+
+    return say
+
+
+async def test_an_answer_is_a_message(openai: AsyncOpenAI, hello: str) -> None:
+    response = await openai.responses.create(**ASK, instructions="Be kind.", metadata={"a": "b"}, temperature=0.5)
+    assert response.output_text == hello
+    assert (response.status, response.error, response.incomplete_details) == ("completed", None, None)
+    assert (response.instructions, response.metadata, response.temperature) == ("Be kind.", {"a": "b"}, 0.5)
+    [message] = response.output
+    assert message.type == "message"
+    assert message.status == "completed"
+    assert response.usage is not None
+    assert response.usage.output_tokens == 6
+    assert response.usage.input_tokens_details.cached_tokens == 3
+    assert response.usage.total_tokens == response.usage.input_tokens + 6
+
+
+async def test_events_come_in_the_official_order(openai: AsyncOpenAI, hello: str) -> None:
+    events = [event async for event in await openai.responses.create(**ASK, stream=True)]
+    kinds = [event.type for event in events]
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == hello
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        *["response.output_text.delta"] * len(deltas),
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == hello
+
+
+async def test_the_clients_own_accumulator_understands_the_stream(openai: AsyncOpenAI, says: Any) -> None:
+    says(CALLS)
+    async with openai.responses.stream(**ASK, tools=[WEATHER]) as stream:
+        response = await stream.get_final_response()
+    [call] = response.output
+    assert call.type == "function_call"
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Rome"})
+
+
+async def test_calls_are_items(openai: AsyncOpenAI, says: Any) -> None:
+    says(CALLS)
+    response = await openai.responses.create(**ASK, tools=[WEATHER])
+    [call] = response.output
+    assert call.type == "function_call"
+    assert call.call_id.startswith("call_")
+    says(CALLS)
+    events = [event async for event in await openai.responses.create(**ASK, tools=[WEATHER], stream=True)]
+    kinds = [event.type for event in events if event.type != "response.function_call_arguments.delta"]
+    assert kinds[2:] == [
+        "response.output_item.added",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+async def test_a_schema_is_parsed_by_the_client(
+    openai: AsyncOpenAI, says: Any, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    says('{"name": "Ada", "age": 36}')
+    response = await openai.responses.parse(**ASK, text_format=Person)
+    assert response.output_parsed == Person(name="Ada", age=36)
+    grammar = executor.requests[-1].grammar
+    assert grammar is not None
+    assert not loaded.grammars.accepts(grammar, b'{"name": "Ada"}')
+
+
+async def test_an_answer_that_is_cut_off_is_incomplete(openai: AsyncOpenAI, says: Any) -> None:
+    says("Hello there", finish_reason="length")
+    response = await openai.responses.create(**ASK)
+    assert response.status == "incomplete"
+    assert response.incomplete_details is not None
+    assert response.incomplete_details.reason == "max_output_tokens"
+    says("Hello there", finish_reason="length")
+    events = [event async for event in await openai.responses.create(**ASK, stream=True)]
+    assert events[-1].type == "response.incomplete"
+
+
+async def test_log_probabilities_on_request(openai: AsyncOpenAI, hello: str) -> None:
+    response = await openai.responses.create(**ASK, include=["message.output_text.logprobs"], top_logprobs=2)
+    [message] = response.output
+    assert message.type == "message"
+    [part] = message.content
+    assert part.type == "output_text"
+    assert part.logprobs is not None
+    assert "".join(entry.token for entry in part.logprobs) == hello
+    assert len(part.logprobs[0].top_logprobs) == 2
+
+
+async def test_thoughts_are_an_item_of_their_own(openai: AsyncOpenAI, loaded: LoadedModel, says: Any) -> None:
+    tokenizer = loaded.prompts.tokenizer
+    begin, end = "<repo_name>", "<reponame>"
+    markers = ReasoningMarkers(begin, end, tokenizer.token_to_id(begin), tokenizer.token_to_id(end), ())
+    object.__setattr__(loaded, "reasoning", markers)  # frozen for all but this test
+    says(f"{begin}Hm.{end}Four.")
+    thoughts, message = (await openai.responses.create(**ASK, reasoning={"effort": "low"})).output
+    assert thoughts.type == "reasoning"
+    assert thoughts.content is not None
+    assert thoughts.content[0].text == "Hm."
+    assert message.type == "message"
+    says(f"{begin}Hm.{end}Four.")
+    kinds = [event.type async for event in await openai.responses.create(**ASK, stream=True)]
+    assert kinds.index("response.reasoning_text.done") < kinds.index("response.output_text.delta")
+
+
+async def test_items_go_back_as_they_came(
+    openai: AsyncOpenAI, says: Any, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    says(CALLS)
+    first = await openai.responses.create(**ASK, tools=[WEATHER])
+    [call] = first.output
+    assert call.type == "function_call"
+    says("Sunny.")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "25 degrees"}
+    second = await openai.responses.create(
+        model=MODEL, input=[{"role": "user", "content": "Weather?"}, call.model_dump(), result], tools=[WEATHER]
+    )
+    assert second.output_text == "Sunny."
+    prompt = loaded.prompts.tokenizer.decode(executor.requests[-1].prompt_ids)
+    assert '{"name": "get_weather", "arguments": {"city": "Rome"}}' in prompt
+    assert "25 degrees" in prompt
+    [message] = second.output
+    third = await openai.responses.create(model=MODEL, input=[message.model_dump(), {"role": "user", "content": "Ok"}])
+    assert third.status == "completed"
+
+
+async def test_a_failure_in_mid_stream_is_the_last_event(
+    openai: AsyncOpenAI, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    [token] = loaded.prompts.tokenizer.encode("Hello", add_special_tokens=False).ids
+    executor.script = lambda request, index: [
+        TokenDelta(index=index, token_ids=(token,)),
+        GenerationFailed("It broke."),
+    ]
+    events = [event async for event in await openai.responses.create(**ASK, stream=True)]
+    last = events[-1]
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert "It broke." in last.response.error.message
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"store": True}, "store"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"input": []}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, None),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
+        ({"max_output_tokens": 100_000}, "max_output_tokens"),
+        ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "strin"}}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"temprature": 1}, "temprature"),
+    ],
+)
+async def test_what_is_wrong_is_refused_by_its_path(
+    client: httpx.AsyncClient, change: dict[str, Any], param: str | None
+) -> None:
+    response = await client.post("/v1/responses", json={**ASK, **change})
+    assert response.status_code == 400, response.text
+    found = response.json()["error"]["param"]
+    assert found == param if param is not None else found.startswith("input[0]")
