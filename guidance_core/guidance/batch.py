@@ -184,7 +184,12 @@ class GuidanceBatch:
                 param="stop_token_ids",
             )
         self._endings[sequence_id] = Ending(
-            self._matchers[sequence_id], way, max_tokens, self._vocabulary, stop_token_ids
+            self._matchers[sequence_id],
+            way,
+            max_tokens,
+            self._vocabulary,
+            stop_token_ids=stop_token_ids,
+            plain=grammar.kind in ("json_schema", "json_object", "regex", "choice"),
         )
 
     def remove(self, sequence_id: int) -> None:

@@ -29,13 +29,22 @@ class Ending:
         left: most tokens that the answer may still take, an end token included.
         vocabulary: of the matcher's tokenizer.
         stop_token_ids: tokens that end the answer wherever they are sampled, besides the end tokens.
+        plain: the grammar counts no tokens and hides no text, so that whether tokens are valid says all about them.
+            Asking that takes 1 µs; walking them on a copy, as elsewhere, takes 30.
 
     Raises:
         ValueError: the way does not fit.
     """
 
     def __init__(
-        self, matcher: LLMatcher, way: Way, left: int, vocabulary: Vocabulary, stop_token_ids: Sequence[int] = ()
+        self,
+        matcher: LLMatcher,
+        way: Way,
+        left: int,
+        vocabulary: Vocabulary,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        plain: bool = False,
     ) -> None:
         if way.cost > left:
             raise ValueError(f"the way takes {way.cost} tokens, and {left} are left")
@@ -44,6 +53,7 @@ class Ending:
         self._left = left
         self._vocabulary = vocabulary
         self._stop_token_ids = frozenset(stop_token_ids)
+        self._plain = plain
         self._settled = way
         self._narrowed: dict[int, Way] = {}
         self._bridges: dict[tuple[int, ...], None] = {}
@@ -109,11 +119,11 @@ class Ending:
             if len(rest) > left or not self._stop_token_ids.isdisjoint(rest):
                 continue
             if self._matcher.validate_tokens([token, *rest, self._vocabulary.end]) == len(rest) + 2:
-                if len(rest) < left:
+                if self._plain and len(rest) < left:
                     return Way(tuple(rest))
                 whole = walk(self._matcher, (token, *rest))
-                if whole is not None and whole.stops:
-                    return Way(tuple(rest), stops=True)
+                if whole is not None and whole.cost <= self._left:
+                    return Way(tuple(rest), whole.stops)
         return None
 
     def _rests(self, token: int) -> Iterator[Sequence[int]]:

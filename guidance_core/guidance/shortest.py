@@ -186,15 +186,9 @@ def find_way(
             if here.try_consume_tokens(list(state.step)) < len(state.step) or here.is_error():
                 continue
             tokens = (*tokens, *state.step)
-        way = _end(here, tokens)
-        if way is None and not here.is_stopped():
-            way = _rejoin(here, tokens, endings, vocabulary, most)
-        if way is not None:
-            if way.cost <= most:
-                return way
-            if not (tight := walk(here, way.tokens[len(tokens) :])) or len(tokens) + tight.cost > most:
-                continue
-            return Way(way.tokens, tight.stops)
+        way = _end(here, tokens) or _rejoin(here, tokens, endings, vocabulary, most)
+        if way is not None and way.cost <= most:
+            return way
         if here.is_stopped() or len(tokens) >= most:
             continue
         for rank, step in enumerate(_steps(here, vocabulary)):
@@ -221,11 +215,16 @@ def _endings(vocabulary: Vocabulary, old: Sequence[int]) -> list[list[int]]:
 def _rejoin(
     matcher: LLMatcher, tokens: tuple[int, ...], endings: list[list[int]], vocabulary: Vocabulary, most: int
 ) -> Way | None:
+    """The shortest of the endings that leads to an end from here, behind the tokens that lead here."""
+    if matcher.is_stopped():
+        return None
     for ending in endings:
         if len(tokens) + len(ending) > most:
             return None
         if matcher.validate_tokens([*ending, vocabulary.end]) > len(ending):
-            return Way((*tokens, *ending))
+            rest = walk(matcher, ending)
+            if rest is not None:
+                return Way((*tokens, *ending), rest.stops)
     return None
 
 

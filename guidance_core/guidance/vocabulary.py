@@ -22,6 +22,7 @@ _STRUCTURE = (
     frozenset(b"-."),
 )
 _WORDS = (b"null", b"true", b"false")
+_PUNCTUATION = b")>;.!?|/*-+=&%$#@~^_`'\\(<,: \n\t"
 
 
 class Vocabulary:
@@ -56,18 +57,20 @@ class Vocabulary:
 
     @cached_property
     def structure(self) -> tuple[tuple[int, bytes], ...]:
-        """(id, bytes) of the tokens that JSON's structure is made of: those that close more than they open come first.
+        """(id, bytes) of the tokens that structure is made of, JSON's above all: what closes more than it opens first.
 
         A quote comes before a bracket, which within a string closes nothing.
         """
-        groups: list[list[tuple[int, bytes]]] = [[] for _ in range(len(_STRUCTURE) + 1)]
+        groups: list[list[tuple[int, bytes]]] = [[] for _ in range(len(_STRUCTURE) + 2)]
         for text, token in self.ids.items():
             if text in _WORDS:
-                groups[-1].append((token, text))
+                groups[-2].append((token, text))
             elif len(text) <= 4:
                 group = next((i for i, letters in enumerate(_STRUCTURE) if letters.issuperset(text)), None)
                 if group is not None:
                     groups[group].append((token, text))
+                elif len(text) == 1 and text in _PUNCTUATION:
+                    groups[-1].append((token, text))
         return tuple(pair for group in groups for pair in sorted(group, key=_rank))
 
     @cached_property

@@ -214,6 +214,24 @@ def test_an_answer_under_a_context_free_grammar_closes_what_it_opened(
         assert text[-1] in "0123456789)"
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ('start: "<" body ">"\nbody[max_tokens=3]: /[a-z]+/', "<[a-z]+>"),
+        ('start: body " done"\nbody[lazy]: /[a-z ]*;/', "[a-z ]*; done"),
+        ('start: body "!"\nbody[suffix=";"]: /[a-z]*/', "[a-z]*;!"),
+    ],
+)
+def test_an_answer_under_a_grammar_with_options_of_llguidance_is_complete(
+    grammar: Callable[[Constraint], Grammar], batch: GuidanceBatch, walk: Walk, model: str, text: str, pattern: str
+) -> None:
+    compiled = grammar(constraint.lark(f"%llguidance {{}}\n{text}"))
+    for max_tokens in [*budgets(shortest(batch, compiled)), 30]:
+        for _ in range(3):
+            assert re.fullmatch(pattern, walk.answer(compiled, model, max_tokens).decode())
+
+
 def test_a_choice_that_does_not_fit_is_not_begun(
     grammar: Callable[[Constraint], Grammar], batch: GuidanceBatch, walk: Walk
 ) -> None:
