@@ -71,23 +71,24 @@ def mask_on_cpu(logits: torch.Tensor, bitmask: torch.Tensor, targets: Sequence[i
 
     if masks.nbytes <= len(_ALL_ONES) and _ALL_ONES.startswith(masks.tobytes()):
         return  # a third of the time of looking for words
-    places = (masks != -1).reshape(-1).nonzero()[0]  # of words that forbid something
-    if not places.size:
+    forbids = masks != -1  # whether a word forbids anything
+    left = np.count_nonzero(forbids)
+    if not left:
         return
     kind = _KINDS[logits.dtype]
     values: _Integers = logits.view(kind.integer).numpy()
-    matches = words * 32 == vocabulary and values.flags.c_contiguous and targets == range(len(masks))
-    if places.size * _FEW > words:  # else there are few even in a single mask
-        bounds = places.searchsorted(np.arange(len(masks) + 1) * words)
-        sizes = bounds[1:] - bounds[:-1]
-        dense = sizes * _FEW > words
-        for source in dense.nonzero()[0].tolist():
-            _mask_row(values[targets[source]], masks[source], kind)
-        places = places[~dense.repeat(sizes)]
-        if not places.size:
+    if left * _FEW > words:  # else there are few even in a single mask
+        for source, target in enumerate(targets):
+            count = np.count_nonzero(forbids[source])
+            if count * _FEW > words:
+                _mask_row(values[target], masks[source], kind)
+                forbids[source] = False
+                left -= count
+        if not left:
             return
+    places = forbids.reshape(-1).nonzero()[0]
     tokens = _ones(~masks.reshape(-1)[places], places)
-    if matches:
+    if words * 32 == vocabulary and values.flags.c_contiguous and targets == range(len(masks)):
         values.reshape(-1)[tokens] = kind.minus_infinity
     else:
         sources, tokens = np.divmod(tokens, words * 32)
