@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,60 @@ def test_forced_tokens_are_the_models_own_tokenization(
     assert text.startswith('{"name": "Ada')
     assert list(forced) == ll_tokenizer.tokenize_str('{"name": "Ada", "born": 1815}')[: len(forced)]
     assert batch.start(0).forced == ()
+
+
+NAMES = ["name", "names", "orderId", "orderName", "born", "price", "quick_brown_fox", "a", "ab", "the lazy dog", "é"]
+
+
+@pytest.mark.parametrize("whitespace_flexible", [True, False])
+def test_what_is_forced_after_the_tokenizers_own_tokens_is_the_tokenizers_own(
+    make_batch: MakeBatch,
+    grammar: Callable[[Constraint], Grammar],
+    ll_tokenizer: LLTokenizer,
+    whitespace_flexible: bool,
+) -> None:
+    """Whole documents are walked along the tokens that the tokenizer makes of them: forcing never leaves these."""
+    draw = random.Random(5)
+    batch = make_batch()
+    forced_tokens = 0
+    for number in range(60):
+        values = {name: draw.choice([True, 7, "The fox", "A", None]) for name in draw.sample(NAMES, draw.randint(1, 5))}
+        properties = {name: {"type": ["boolean", "integer", "string", "null"]} for name in values}
+        for name in draw.sample(list(values), draw.randint(0, len(values))):
+            properties[name] = {"const": values[name]}
+        schema = {"type": "object", "properties": properties, "required": list(values), "additionalProperties": False}
+        schema["x-guidance"] = {"whitespace_flexible": whitespace_flexible}
+        separators = (", ", ": ") if whitespace_flexible else (",", ":")
+        tokens = ll_tokenizer.tokenize_str(json.dumps(values, separators=separators, ensure_ascii=False))
+        batch.add(number, grammar(constraint.json_schema(schema)))
+        commit, at = batch.start(number), 0
+        while True:
+            assert list(commit.forced) == tokens[at : at + len(commit.forced)]
+            forced_tokens += len(commit.forced)
+            at += len(commit.forced)
+            if at == len(tokens):
+                break
+            commit = batch.commit([(number, tokens[at])])[number]
+            at += 1
+            assert commit.error is None
+        assert commit.accepting
+        batch.remove(number)
+    assert forced_tokens > 100
+
+
+@pytest.mark.parametrize("first", ["T", "t", "n"])
+def test_a_sampled_token_stays_where_the_tokenizer_would_have_joined_it_with_what_is_forced(
+    make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer, first: str
+) -> None:
+    batch = make_batch()
+    batch.add(0, grammar(constraint.regex("[Ttn](he|ame)")))
+    (letter,) = ll_tokenizer.tokenize_str(first)
+    assert batch.commit([(0, letter)])[0].forced == ()
+    batch.add(1, grammar(constraint.regex("[Ttn]ame brown fox")))
+    forced = list(batch.commit([(1, letter)])[1].forced)
+    joined = ll_tokenizer.tokenize_str(f"{first}ame brown fox")
+    assert forced == (joined[1:] if joined[0] == letter else ll_tokenizer.tokenize_str("ame brown fox"))
+    assert (joined[0] == letter) == (first != "n")
 
 
 def test_an_answer_without_any_choice_is_forced_as_a_whole(
