@@ -181,7 +181,7 @@ class TritonSettings(_Section):
         None, gt=0, description="Seconds that an answer may take, from being sent to the server to its end."
     )
     response_timeout: float = Field(
-        60.0, gt=0, description="Seconds without a further token after which an answer is given up."
+        60.0, gt=0, description="Seconds without a token, the first one included, after which an answer is given up."
     )
     probe_interval: float = Field(5.0, gt=0, description="Seconds between questions whether the server is ready.")
     longest_backoff: float = Field(

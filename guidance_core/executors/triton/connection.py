@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 _METADATA = (("triton_grpc_error", "true"),)
 """Makes Triton end a stream with a gRPC status where it would else send an error text without one."""
 
+_FAILURES = (grpc.aio.AioRpcError, grpc.aio.UsageError)
+"""What calls raise; the latter on a channel that was closed."""
+
 _CALL_SECONDS = 5.0
 """How long anything but generating may take."""
 
@@ -71,8 +74,8 @@ class Connection:
                 request = service_pb2.ModelConfigRequest(name=model)
                 return (await self._stub.ModelConfig(request, timeout=_CALL_SECONDS)).config
             index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=_CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error.details()) from error
+        except _FAILURES as error:
+            raise self._unreachable(_details(error)) from error
         known = {each.name: each.reason or each.state for each in index.models}
         if model in known:
             raise ExecutorUnavailable(f"The Triton server's model {model!r} is not ready: {known[model]}.")
@@ -89,8 +92,8 @@ class Connection:
         """
         try:
             ready = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=_CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error.details()) from error
+        except _FAILURES as error:
+            raise self._unreachable(_details(error)) from error
         if not ready.ready:
             raise ExecutorUnavailable(f"The Triton server's model {model!r} is not ready.")
 
@@ -118,17 +121,12 @@ class Connection:
         try:
             async for _ in self._stub.ModelStreamInfer(only(), timeout=_CALL_SECONDS):
                 pass
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error.details()) from error
+        except _FAILURES as error:
+            raise self._unreachable(_details(error)) from error
 
     async def close(self) -> None:
         """End all calls."""
         await self._channel.close(None)
-
-    def _unreachable(self, details: str | None) -> ExecutorUnavailable:
-        return ExecutorUnavailable(
-            f"The Triton server at {self._settings.url} cannot be reached: {details}. Try again.", retry_after=1
-        )
 
     def failure(self, details: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> RequestError:
         """The error of a request that failed.
@@ -142,7 +140,7 @@ class Connection:
             return QueueFull("As many requests as the Triton server takes are waiting there: try again.", retry_after=1)
         if code is grpc.StatusCode.UNAVAILABLE:
             return self._unreachable(details)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and self._settings.request_timeout is not None:
             return GenerationFailed(
                 f"The answer was not complete within {self._settings.request_timeout:g} s (triton.request_timeout)."
             )
@@ -150,6 +148,15 @@ class Connection:
         # What follows in further lines is a trace of the server's own code.
         first = details.partition("\n")[0] or f"it gave no reason but {code.name}"
         return GenerationFailed(f"The Triton server could not answer: {first}")
+
+    def _unreachable(self, details: str) -> ExecutorUnavailable:
+        return ExecutorUnavailable(
+            f"The Triton server at {self._settings.url} cannot be reached: {details}. Try again.", retry_after=1
+        )
+
+
+def _details(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> str:
+    return str((error.details() if isinstance(error, grpc.aio.AioRpcError) else None) or error)
 
 
 def _credentials(settings: TritonSettings) -> grpc.ChannelCredentials:

@@ -219,6 +219,8 @@ class TritonExecutor(Executor):
                         last = delta
                         break
                     choice.put(choice.delta(delta))
+                if not answered:
+                    raise GenerationFailed("The Triton server ended the answer before it began.")
                 last = last or reader.end()
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
@@ -266,6 +268,8 @@ class TritonExecutor(Executor):
             except UnknownInterface:
                 raise
             except ExecutorUnavailable as error:
+                if self._health.state != "starting":
+                    raise ExecutorUnavailable("The service is shutting down.") from error
                 if time.monotonic() + delay > deadline:
                     raise ExecutorUnavailable(
                         f"{error.message} It was waited for {timeout:g} s (triton.start_timeout)."

@@ -26,6 +26,9 @@ from guidance_core.generation import GenerationRequest, SamplingParams, TokenDel
 MAX_TOP_K = 1024
 """TensorRT-LLM's sampling kernels clip a larger ``top_k`` to this (``TOP_K_MAX``)."""
 
+_GREEDY_BELOW = 1e-6
+"""Temperatures whose inverse a float32 cannot apply to logits without overflow; no draw tells them from 0."""
+
 Inputs = list[tuple[InputSpec, Value]]
 
 
@@ -182,14 +185,13 @@ class ModelInterface(ABC):
 
     def _set_draws(self, inputs: Inputs, sampling: SamplingParams, seed: int, index: int) -> None:
         """How the next token is drawn. TensorRT-LLM's own defaults are greedy, with seed 0: all is said explicitly."""
-        temperature = float(np.float32(sampling.temperature))
-        if temperature == 0:
+        if sampling.temperature < _GREEDY_BELOW:
             self._set(inputs, "top_k", 1, field="temperature")
             return
         top_k = sampling.top_k if sampling.top_k < self._limits.vocab_size else 0
         if top_k > MAX_TOP_K:
             raise self._unsupported("top_k", f"TensorRT-LLM keeps {MAX_TOP_K} tokens at most")
-        self._set(inputs, "temperature", temperature, field="temperature")
+        self._set(inputs, "temperature", sampling.temperature, field="temperature")
         self._set(inputs, "top_k", top_k, field="top_k")
         self._set(inputs, "top_p", max(sampling.top_p, float(np.finfo(np.float32).tiny)), field="top_p")
         needed = "seed" if sampling.seed is not None else "n" if sampling.n > 1 else None

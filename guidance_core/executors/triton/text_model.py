@@ -13,12 +13,12 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from guidance_core.errors import GenerationFailed
 from guidance_core.executors.base import ModelLimits
-from guidance_core.executors.triton.interface import AnswerReader, Inputs, ModelInterface, StopModel
+from guidance_core.executors.triton.interface import AnswerReader, Inputs, ModelInterface, StopModel, UnknownInterface
 from guidance_core.executors.triton.prompt_text import PromptText
 from guidance_core.executors.triton.proof import Proof, deviation
 from guidance_core.executors.triton.tensors import infer_request, numbers, strings
 from guidance_core.executors.triton.token_model import NO_END
-from guidance_core.generation import FinishReason, GenerationRequest, TokenDelta
+from guidance_core.generation import GenerationRequest, TokenDelta
 
 _CUT = "\ufffd"
 """What a decoder writes for bytes that are no whole character."""
@@ -101,9 +101,14 @@ class TextModel(_TextInterface):
             stop_with: stops the token-level model in it.
 
         Raises:
-            UnknownInterface: see `ModelInterface`.
+            UnknownInterface: see `ModelInterface`; or it cannot be told all of several end tokens.
         """
         super().__init__(config, limits, tokenizer, prompts)
+        if len(limits.eos_token_ids) > 1 and "stop_words" not in self._specs:
+            raise UnknownInterface(
+                f"The Triton server's model {config.name!r} has no stop_words, but the model has several end "
+                "tokens: set triton.model to the token-level model."
+            )
         self._accumulates = accumulates
         self.stop_with = stop_with
 
@@ -126,7 +131,7 @@ class TextModel(_TextInterface):
         self._set(inputs, "pad_id", first)
         if others and ends:
             words = [self._tokenizer.id_to_token(token) for token in others]
-            self._set(inputs, "stop_words", [word for word in words if word is not None], field="ignore_eos: false")
+            self._set(inputs, "stop_words", [word for word in words if word is not None])
         if sampling.min_tokens and ends:
             if others:
                 raise self._unsupported("min_tokens", "it keeps only one of several end tokens from coming")
@@ -180,11 +185,7 @@ class LlmApiModel(_TextInterface):
 
 
 class _TextReader(AnswerReader):
-    """Reads one choice.
-
-    Attributes:
-        count: tokens so far, as the server counts them.
-    """
+    """Reads one choice."""
 
     def __init__(
         self,
@@ -214,16 +215,35 @@ class _TextReader(AnswerReader):
 
     def end(self) -> TokenDelta:
         """See `AnswerReader.end`."""
-        text = self._proved(self._held)
-        return replace(self._last(), text=text)
+        ended = self._ended_by_token()
+        ends = self._limits.eos_token_ids
+        last = TokenDelta(
+            index=self._index,
+            text=self._held,
+            finish_reason="stop" if ended else "length",
+            stop_token_id=ends[0] if ended and len(ends) == 1 else None,
+        )
+        if self._proof is None:
+            return last
+        if not ended:
+            # A character that was cut in two is not in the grammar, and need not be.
+            return replace(last, text="", finish_reason="stop" if self._proof.stopped else "length")
+        self._proved(self._held)
+        if not self._proof.accepting:
+            raise deviation("it ends where the grammar does not")
+        return last
 
     @abstractmethod
     def _note(self, response: service_pb2.ModelInferResponse) -> None:
         """Take what tells later how the answer ended."""
 
     @abstractmethod
-    def _last(self) -> TokenDelta:
-        """How the answer ended."""
+    def _ended_by_token(self) -> bool:
+        """Whether an end token ended the answer; else it was cut off by ``max_tokens``.
+
+        Raises:
+            GenerationFailed: neither.
+        """
 
     def _new(self, text: str) -> str:
         """The part of a response's text that is new and certain."""
@@ -247,20 +267,6 @@ class _TextReader(AnswerReader):
             self._proof.take_text(text)
         return text
 
-    def _ended(self) -> TokenDelta:
-        """The end by an end token."""
-        if self._proof is not None and not self._proof.accepting:
-            raise deviation("it ends where the grammar does not")
-        ends = self._limits.eos_token_ids
-        return self._finish("stop", ends[0] if len(ends) == 1 else None)
-
-    def _cut_off(self) -> TokenDelta:
-        """The end by ``max_tokens``."""
-        return self._finish("stop" if self._proof is not None and self._proof.stopped else "length")
-
-    def _finish(self, reason: FinishReason, token: int | None = None) -> TokenDelta:
-        return TokenDelta(index=self._index, finish_reason=reason, stop_token_id=token)
-
 
 class _CountingReader(_TextReader):
     """Tells the end by the number of tokens."""
@@ -273,10 +279,10 @@ class _CountingReader(_TextReader):
             raise GenerationFailed("The Triton server did not count its tokens, though it was asked to.")
         self._count += counted[0]
 
-    def _last(self) -> TokenDelta:
+    def _ended_by_token(self) -> bool:
         sampling = self._request.sampling
         may_end = not sampling.ignore_eos or self._proof is not None
-        return self._ended() if may_end and self._count < sampling.max_tokens else self._cut_off()
+        return may_end and self._count < sampling.max_tokens
 
 
 class _TellingReader(_TextReader):
@@ -288,11 +294,9 @@ class _TellingReader(_TextReader):
         reasons = strings(response, "finish_reason")
         self._reason = reasons[0].decode() if reasons else ""
 
-    def _last(self) -> TokenDelta:
-        match self._reason:
-            case "stop":
-                return self._ended()
-            case "length":
-                return self._cut_off()
-            case other:
-                raise GenerationFailed(f"The Triton server ended the answer early ({other or 'it did not say why'}).")
+    def _ended_by_token(self) -> bool:
+        if self._reason not in ("stop", "length"):
+            raise GenerationFailed(
+                f"The Triton server ended the answer early ({self._reason or 'it did not say why'})."
+            )
+        return self._reason == "stop"

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from guidance_core.config import TritonSettings
+from guidance_core.config import Settings, TritonSettings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, QueueFull, RequestError
 from guidance_core.executors.triton.connection import Connection
 from guidance_core.executors.triton.executor import TritonExecutor
@@ -206,6 +206,19 @@ async def test_shutting_down_fails_what_is_in_flight_and_stops_the_work(
     with pytest.raises(ExecutorUnavailable):
         executor.check(make_request(PROMPT))
     await idle(triton_engine, "tiny")
+
+
+async def test_shutting_down_ends_a_start_that_waits(tiny_llama: Path, own_server: TritonServer) -> None:
+    section = {"url": own_server.url, "longest_backoff": 0.1}
+    executor = TritonExecutor(tiny_llama, Settings.model_validate({"executor": "triton", "triton": section}))
+    starting = asyncio.create_task(executor.start())
+    await asyncio.sleep(0.4)
+    assert executor.health().state == "starting"
+    assert "cannot be reached" in executor.health().detail
+    await executor.shutdown()
+    with pytest.raises(ExecutorUnavailable, match="shutting down"):
+        await starting
+    assert executor.health().state == "stopped"
 
 
 @pytest.fixture(scope="module")
