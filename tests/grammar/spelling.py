@@ -15,18 +15,22 @@ def spelled(tokenizer: LLTokenizer, source: str, value: Any, *, most_attempts: i
         tokenizer: with which to walk the grammar.
         source: llguidance's grammar.
         value: as parsed from JSON.
-        most_attempts: pieces of text tried before giving up.
+        most_attempts: pieces of text tried before giving up, with either order of keys to begin with.
     """
-    speller = _Speller(tokenizer, source, most_attempts)
-    return speller.spell([value])
+    for as_given in (True, False):
+        found = _Speller(tokenizer, source, most_attempts, as_given=as_given).spell([value])
+        if found is not None:
+            return found
+    return None
 
 
 class _Speller:
-    def __init__(self, tokenizer: LLTokenizer, source: str, attempts: int) -> None:
+    def __init__(self, tokenizer: LLTokenizer, source: str, attempts: int, *, as_given: bool) -> None:
         self._tokenizer = tokenizer
         self._source = source
         self._matcher = LLMatcher(tokenizer, source, log_level=0)
         self._attempts = attempts
+        self._as_given = as_given
 
     def spell(self, pending: list[Any]) -> str | None:
         """Spell pieces of text (`_Text`) and values, from the last to the first."""
@@ -36,8 +40,7 @@ class _Speller:
         if isinstance(first, _Text):
             return self._try(first.text, rest)
         if isinstance(first, _Members):
-            # The order in which the schema names keys is most often the grammar's.
-            for key in sorted(first.values, key=lambda name: self._source.find(json.dumps(name, ensure_ascii=False))):
+            for key in first.values if self._as_given else sorted(first.values, key=self._first_mention):
                 others = {name: value for name, value in first.values.items() if name != key}
                 start = ("" if first.are_first else ", ") + json.dumps(key, ensure_ascii=False) + ": "
                 following = [_Members(others, are_first=False)] if others else [_Text("}")]
@@ -53,6 +56,11 @@ class _Speller:
         if isinstance(first, float) and first.is_integer():
             first = int(first)
         return self._try(json.dumps(first, ensure_ascii=False), rest)
+
+    def _first_mention(self, key: str) -> int:
+        """Where the grammar names a key: most often keys come in this order, and those that it does not name last."""
+        found = self._source.find(json.dumps(key, ensure_ascii=False) + ":")
+        return found if found >= 0 else len(self._source)
 
     def _try(self, text: str, rest: list[Any]) -> str | None:
         self._attempts -= 1

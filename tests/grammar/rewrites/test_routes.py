@@ -1,0 +1,76 @@
+"""Which keywords have an equivalent, and which are left to the check."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.grammar.translated import translated
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "additionalProperties": False}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node", "properties": {"tag": {"type": "null"}}}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": {"type": "null"}},
+        {"type": "string", "not": {"enum": ["a", "b"]}},
+        {"type": "number", "not": {"const": 3}},
+        OBJECT | {"not": {"required": ["a", "b"]}},
+        {"not": {"not": {"type": "array", "items": {"type": "null"}}}},
+        {"if": {"properties": {"kind": {"const": "a"}}, "required": ["kind"]}, "then": {"required": ["b"]}},
+        OBJECT | {"dependentRequired": {"a": ["b"]}},
+        OBJECT | {"dependentSchemas": {"a": {"required": ["b"]}}},
+        OBJECT | {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {"oneOf": [{"type": "string", "pattern": "^a"}, {"type": "string", "pattern": "^b"}]},
+        {"oneOf": [{"enum": ["x"]}, {"type": "string", "minLength": 2}]},
+        {"oneOf": [{"type": "number", "maximum": 5}, {"type": "number", "exclusiveMinimum": 5}]},
+        {"type": "object", "propertyNames": {"pattern": "^x-"}},
+        {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "null"}},
+        {"type": "object", "propertyNames": {"maxLength": 3}},
+        {"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "minProperties": 1},
+        OBJECT | {"maxProperties": 1, "minProperties": 1, "not": {"type": "null"}},
+        {"type": "array", "maxItems": 1, "uniqueItems": True},
+        {"type": "array", "maxItems": 3, "contains": {"type": "null"}},
+        {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False},
+        {"enum": [1, "a", [2, 2]], "uniqueItems": True},
+        {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+    ],
+    ids=json.dumps,
+)
+def test_an_equivalent_is_found(schema: dict[str, Any]) -> None:
+    translation = translated(schema, exact=True)
+    assert translation.route == "rewritten"
+    assert translation.check is None
+    assert translation.notes
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"not": {"pattern": "^a"}}, "not"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "contains": {"type": "null"}}, "contains"),
+        ({"oneOf": [{"type": "string", "pattern": "^a"}, {"type": "string", "pattern": "b$"}]}, "oneOf"),
+        ({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"type": "object", "propertyNames": {"pattern": "^a", "maxLength": 3}}, "propertyNames"),
+    ],
+    ids=json.dumps,
+)
+def test_the_rest_is_checked(schema: dict[str, Any], keyword: str) -> None:
+    translation = translated(schema)
+    assert translation.route == "checked"
+    assert json.loads(str(translation.check)) == schema
+    assert any(note.startswith(f"'{keyword}' at #/ is checked on the whole answer") for note in translation.notes)
+
+
+def test_a_reference_into_what_was_rewritten_still_leads_there() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"if": {"type": "null"}, "then": True, "else": {"type": "string"}}},
+        "additionalProperties": {"$ref": "#/properties/a/else"},
+    }
+    assert translated(schema).route == "rewritten"
