@@ -146,6 +146,9 @@ class GenerationBody(ConstraintFields, RequestBody):
         description="Where the answer must be checked as a whole: most answers to generate for one choice; what still "
         "fails is a 422. By default, and at most, as configured.",
     )
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Use only so many tokens at the prompt's end; -1: as many as the context can hold."
+    )
     user: str | None = Field(None, description="Accepted; has no effect on the answer.")
 
 
@@ -238,13 +241,6 @@ class ChatBody(GenerationBody):
         return _NOT_IN_CHAT
 
 
-_NOT_IN_COMPLETIONS: dict[str, tuple[object, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-}
-
-
 def _as_prompts(value: Any) -> Any:
     """A prompt in any of OpenAI's four forms → a list of prompts."""
     if isinstance(value, str):
@@ -290,11 +286,13 @@ class CompletionBody(GenerationBody):
     logprobs: int | None = Field(
         None, ge=0, le=MAX_TOP_LOGPROBS, description="Answer log-probabilities, with those of this many likely tokens."
     )
-
-    @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
-        """See the base class."""
-        return _NOT_IN_COMPLETIONS
+    echo: bool = Field(False, description="Answer the prompt, too, before its continuation; not with `logprobs`.")
+    suffix: str | None = Field(
+        None, description="What follows the gap that the answer fills, for models with tokens for that."
+    )
+    best_of: int | None = Field(
+        None, ge=1, description="Generate so many choices and answer the `n` likeliest per token; not with `stream`."
+    )
 
 
 def _same(value: object, other: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import TextOptions, Thinking
@@ -11,7 +11,13 @@ from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.conversation import Prompt, prompt_of
 from guidance_core.api.openai.message import MessageReader
 from guidance_core.api.openai.reasoning import thoughts_of, with_thoughts
-from guidance_core.api.openai.requests import check_budget, compilation_of, generation_request, remaining_context
+from guidance_core.api.openai.requests import (
+    check_budget,
+    compilation_of,
+    generation_request,
+    remaining_context,
+    truncated,
+)
 from guidance_core.api.openai.tools import choose, tools_constraint
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.errors import InvalidRequest
@@ -50,6 +56,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     tools, required, one = choose(body.tools, body.tool_choice)
     wanted = constraint_of(body)
     prompt = await prompt_of(model, served.settings.model, body, tools, wanted)
+    prompt = replace(prompt, ids=truncated(model, body, prompt.ids))
     remaining = remaining_context(model, len(prompt.ids), param="messages")
     thinking = None if model.reasoning is None else Thinking(model.reasoning, model.reasoning.begun(prompt.ids))
     thoughts = thoughts_of(

@@ -23,14 +23,16 @@ from guidance_core.api.openai.requests import (
     generation_request,
     logged_grammar,
     remaining_context,
+    truncated,
 )
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.api.tokenizing import off_the_loop
-from guidance_core.errors import InvalidRequest
+from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.output import TextDelta, TokenTextLogprob
+from guidance_core.prompt.infill import find_infill_tokens, infill_prompt
 
 _DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -44,12 +46,7 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
     """
     model = served.get(body.model)
     settings = served.settings.server
-    if len(body.prompt) * body.n > settings.max_choices:
-        raise InvalidRequest(
-            f"{len(body.prompt)} prompts with {body.n} choices each are more than the {settings.max_choices} choices "
-            "that one request may have.",
-            param="prompt" if len(body.prompt) > 1 else "n",
-        )
+    _check(body, settings.max_choices)
     compilation = await compilation_of(model, served.settings.guidance, constraint_of(body), stream=body.stream)
     grammar = None if compilation is None else compilation.grammar
     answers = [await _answer(served, model, body, prompt, grammar) for prompt in body.prompt]
@@ -61,26 +58,27 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
         "system_fingerprint": model.fingerprint,
     }
     usage = partial(usage_of, answers, compilation, with_guidance=body.include_guidance)
-    log = await GrammarLog.of(model, logged_grammar(body, grammar), choices=len(answers) * body.n)
+    log = await GrammarLog.of(model, logged_grammar(body, grammar), choices=len(answers) * _best_of(body))
     if body.stream:
         pieces = await started(merged(answers))
-        events = _events(ChunkWriter(head, body.stream_options), body, answers, usage, log, pieces)
+        events = _events(model, ChunkWriter(head, body.stream_options), body, answers, usage, log, pieces)
         return event_stream(
             events,
             choices=len(answers) * body.n,
             comments_every=served.settings.guidance.held_stream_comments if answers[0].held else None,
         )
-    return JSONResponse({**head, "choices": await _choices(body, answers, log), "usage": usage()})
+    return JSONResponse({**head, "choices": await _choices(model, body, answers, log), "usage": usage()})
 
 
 async def _answer(
     served: ServedModel, model: LoadedModel, body: CompletionBody, prompt: str | list[int], grammar: Grammar | None
 ) -> Answer:
-    context = model.executor.limits().max_model_len
-    prompt_ids = await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, context=context))
+    prompt_ids = truncated(model, body, await off_the_loop(len(prompt), lambda: _prompt_ids(model, body, prompt)))
     if not prompt_ids:
         raise InvalidRequest("'prompt' is empty: give it at least one token.", param="prompt")
     remaining = remaining_context(model, len(prompt_ids), param="prompt")
+    if _best_of(body) > body.n:
+        body = body.model_copy(update={"n": _best_of(body), "logprobs": body.logprobs or 0})
     request = generation_request(
         model,
         served.settings.server,
@@ -95,7 +93,54 @@ async def _answer(
     return Answer(model, request, text, check_budget(served.settings.guidance, body))
 
 
+def _check(body: CompletionBody, max_choices: int) -> None:
+    """Refuse what contradicts itself or this service's limits."""
+    best_of = _best_of(body)
+    if len(body.prompt) * best_of > max_choices:
+        param = "prompt" if len(body.prompt) > 1 else "n" if best_of == body.n else "best_of"
+        raise InvalidRequest(
+            f"{len(body.prompt)} prompts with {best_of} choices each are more than the {max_choices} choices "
+            "that one request may have.",
+            param=param,
+        )
+    if best_of < body.n:
+        raise InvalidRequest(f"'best_of' is {best_of}, less than 'n' ({body.n}).", param="best_of")
+    if body.stream and best_of > body.n:
+        raise InvalidRequest("'best_of' is only known at the end: leave out 'stream'.", param="best_of")
+    if body.echo and body.logprobs is not None:
+        raise Unsupported(
+            "'echo' with 'logprobs' would need the log-probabilities of the prompt, which are not computed: leave one "
+            "of them out.",
+            param="echo",
+        )
+    if body.suffix and not all(isinstance(prompt, str) for prompt in body.prompt):
+        raise InvalidRequest("'suffix' needs a prompt of text, not of token ids.", param="suffix")
+
+
+def _best_of(body: CompletionBody) -> int:
+    return body.best_of or body.n
+
+
+def _prompt_ids(model: LoadedModel, body: CompletionBody, prompt: str | list[int]) -> tuple[int, ...]:
+    context = model.executor.limits().max_model_len
+    if not body.suffix or not isinstance(prompt, str):
+        return model.prompts.completion(prompt, context=context)
+    tokens = find_infill_tokens(model.prompts.tokenizer)
+    if tokens is None:
+        raise Unsupported("'suffix' is for models that were trained to fill gaps; this one was not.", param="suffix")
+    return infill_prompt(model.prompts, tokens, prompt, body.suffix, context=context)
+
+
+def _echo(model: LoadedModel, body: CompletionBody, number: int) -> str:
+    """What comes before the text of a choice."""
+    if not body.echo:
+        return ""
+    prompt = body.prompt[number // body.n]
+    return prompt if isinstance(prompt, str) else model.detokenizer.decode(prompt)
+
+
 async def _events(
+    model: LoadedModel,
     writer: ChunkWriter,
     body: CompletionBody,
     answers: Sequence[Answer],
@@ -104,34 +149,60 @@ async def _events(
     pieces: AsyncGenerator[tuple[Answer, Piece], None],
 ) -> AsyncGenerator[bytes, None]:
     first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
+    begun: set[int] = set()
     async with aclosing(pieces):
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
-            yield writer.chunk(_choice(body, number, [piece], await log.lines(number, piece)))
+            echo = "" if number in begun else _echo(model, body, number)
+            begun.add(number)
+            yield writer.chunk(_choice(body, number, [piece], await log.lines(number, piece), echo))
     if writer.include_usage:
         yield writer.usage(usage())
     yield DONE
 
 
-async def _choices(body: CompletionBody, answers: Sequence[Answer], log: GrammarLog) -> list[dict[str, Any]]:
-    first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
-    received: list[list[TextDelta]] = [[] for _ in range(len(answers) * body.n)]
+async def _choices(
+    model: LoadedModel, body: CompletionBody, answers: Sequence[Answer], log: GrammarLog
+) -> list[dict[str, Any]]:
+    generated = _best_of(body)
+    first_index = {id(answer): i * generated for i, answer in enumerate(answers)}
+    received: list[list[TextDelta]] = [[] for _ in range(len(answers) * generated)]
     logs = [""] * len(received)
     async with aclosing(merged(answers)) as pieces:
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
             received[number].append(piece)
             logs[number] += await log.lines(number, piece)
-    return [_choice(body, i, choice, lines) for i, (choice, lines) in enumerate(zip(received, logs, strict=True))]
+    kept = [
+        number
+        for first in first_index.values()
+        for number in _likeliest(range(first, first + generated), received, body.n)
+    ]
+    return [
+        _choice(body, index, received[number], logs[number], _echo(model, body, index))
+        for index, number in enumerate(kept)
+    ]
 
 
-def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str) -> dict[str, Any]:
+def _likeliest(numbers: Sequence[int], received: Sequence[Sequence[TextDelta]], count: int) -> list[int]:
+    """The choices with the highest mean log-probability of their tokens, likeliest first; all as they are if all."""
+    if count == len(numbers):
+        return list(numbers)
+
+    def mean(number: int) -> float:
+        logprobs = [entry.logprob for piece in received[number] for entry in piece.logprobs or ()]
+        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+
+    return sorted(numbers, key=mean, reverse=True)[:count]
+
+
+def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str, echo: str) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
         logprobs = _logprobs_object([entry for piece in pieces for entry in piece.logprobs or ()])
     return {
         "index": index,
-        "text": "".join(piece.text for piece in pieces),
+        "text": echo + "".join(piece.text for piece in pieces),
         "logprobs": logprobs,
         "finish_reason": pieces[-1].finish_reason,
         **({"llg_logs": logs} if logs else {}),

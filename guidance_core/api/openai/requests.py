@@ -127,6 +127,23 @@ def _check_constraint_options(body: GenerationBody, grammar: Grammar | None, max
         )
 
 
+def truncated(model: LoadedModel, body: GenerationBody, prompt_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """The end of a prompt, as ``truncate_prompt_tokens`` says; at least one token of the context is left to answer.
+
+    Raises:
+        InvalidRequest: it asks for no token at all.
+    """
+    kept = body.truncate_prompt_tokens
+    if kept == 0:
+        raise InvalidRequest(
+            "'truncate_prompt_tokens' is 0, which leaves nothing: give it at least 1, or -1 for all that fit.",
+            param="truncate_prompt_tokens",
+        )
+    if kept == -1:
+        kept = model.executor.limits().max_model_len - (body.max_tokens or 1)
+    return prompt_ids if kept is None else prompt_ids[-max(kept, 1) :]
+
+
 def remaining_context(model: LoadedModel, prompt_tokens: int, *, param: str) -> int:
     """How many tokens an answer to this prompt can have.
 

@@ -6,8 +6,13 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from openai import AsyncOpenAI
+from tokenizers import Tokenizer
 
+from guidance_core.api.served_model import LoadedModel
+from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
+from guidance_core.prompt import PromptTokenizer
 from tests.api.conftest import MODEL
 from tests.api.scripted_executor import ScriptedExecutor, answer
 
@@ -83,3 +88,76 @@ async def test_logprobs_are_parallel_lists_with_the_answered_token_among_the_lik
     assert logprobs.text_offset == [0, 5, 11, 12, 18]
     assert all(token in top for token, top in zip(logprobs.tokens or [], logprobs.top_logprobs or [], strict=True))
     assert logprobs.token_logprobs == [-0.5] * 5
+
+
+async def test_the_prompt_is_echoed(openai: AsyncOpenAI, hello: str, loaded: LoadedModel) -> None:
+    ids = loaded.prompts.tokenizer.encode("Twice", add_special_tokens=False).ids
+    completion = await openai.completions.create(model=MODEL, prompt=["Once", "Twice"], echo=True)
+    assert [choice.text for choice in completion.choices] == ["Once" + hello, "Twice" + hello]
+    stream = await openai.completions.create(model=MODEL, prompt=ids, echo=True, stream=True)
+    assert "".join([chunk.choices[0].text async for chunk in stream]) == "Twice" + hello
+
+
+async def test_the_likeliest_choices_are_answered(openai: AsyncOpenAI, executor: ScriptedExecutor) -> None:
+    def script(request: GenerationRequest, index: int) -> list[TokenDelta]:
+        logprob = TokenLogprob(504 + index, [-2.0, -0.5, -9.0, -1.0][index])
+        assert request.sampling.logprobs == 0
+        return [TokenDelta(index=index, token_ids=(504 + index,), logprobs=(logprob,), finish_reason="length")]
+
+    executor.script = script
+    completion = await openai.completions.create(**ASK, best_of=4, n=2)
+    executor.script = lambda request, index: answer(504 + [1, 3][index], finish_reason="length")(request, index)
+    expected = await openai.completions.create(**ASK, n=2)
+    assert [choice.text for choice in completion.choices] == [choice.text for choice in expected.choices]
+    assert all(choice.logprobs is None for choice in completion.choices)
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 4  # all that was generated
+
+
+async def test_a_model_with_infill_tokens_fills_gaps(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    response = await client.post("/v1/completions", json={**ASK, "suffix": "the end."})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "suffix"
+    coder = Tokenizer.from_str(loaded.prompts.tokenizer.to_str())
+    coder.add_special_tokens(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"])
+    object.__setattr__(loaded, "prompts", PromptTokenizer(coder, {}))  # frozen for all but this test
+    response = await client.post("/v1/completions", json={**ASK, "suffix": "the end."})
+    assert response.status_code == 200
+    asked = coder.decode(executor.requests[-1].prompt_ids, skip_special_tokens=False)
+    assert asked == "<|fim_prefix|>Once<|fim_suffix|>the end.<|fim_middle|>"
+
+
+async def test_a_prompt_can_be_cut_to_its_end(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:
+    for tokens, kept in ((2, 2), (-1, 512 - 16), (9999, 600)):
+        body = {"model": MODEL, "prompt": [504] * 600, "max_tokens": 16, "truncate_prompt_tokens": tokens}
+        response = await client.post("/v1/completions", json=body)
+        if kept < 512:
+            assert response.status_code == 200, response.text
+            assert len(executor.requests[-1].prompt_ids) == kept
+        else:
+            assert response.status_code == 400
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "truncate_prompt_tokens": 3}
+    await client.post("/v1/chat/completions", json=chat)
+    assert len(executor.requests[-1].prompt_ids) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 3, "stream": True}, "best_of"),
+        ({"best_of": 1000}, "best_of"),
+        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"suffix": "x", "prompt": [1, 2]}, "suffix"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+    ],
+)
+async def test_what_contradicts_itself_is_refused(
+    client: httpx.AsyncClient, options: dict[str, Any], param: str
+) -> None:
+    response = await client.post("/v1/completions", json={**ASK, **options})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
