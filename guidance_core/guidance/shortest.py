@@ -127,9 +127,9 @@ def _with_longer_tokens(matcher: LLMatcher, way: Way, vocabulary: Vocabulary) ->
 def _proposals(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[bytes]:
     """Texts that may be short answers."""
     if grammar.kind in ("json_schema", "json_object"):
-        schema = json.loads(grammar.source)["grammars"][0]["json_schema"]
-        text = shortest_instance(schema, lambda text: len(vocabulary.tokenizer.greedy_tokenize(text)))
-        if text is not None:
+        schema = json.loads(grammar.source)["grammars"][0].get("json_schema")
+        text = schema and shortest_instance(schema, lambda text: len(vocabulary.tokenizer.greedy_tokenize(text)))
+        if text:
             value = json.loads(text)
             options: dict[str, Any] = schema.get("x-guidance", {})
             own = (options.get("item_separator", ","), options.get("key_separator", ":"))

@@ -143,6 +143,18 @@ def test_neighbours_that_need_not_be_complete_are_answered_as_ever(run: Callable
     assert crowd.of(1)[-1].finish_reason == alone.of(1)[-1].finish_reason == "length"
 
 
+def test_an_answer_with_few_tokens_is_the_same_alone_and_in_a_crowd(run: Callable[..., Run]) -> None:
+    answers = []
+    for crowd in (1, 6):
+        it = run()
+        max_tokens = needed(it, GRAMMAR) + 5
+        for key in range(crowd):
+            it.engine.submit(key, complete(max_tokens=max_tokens, seed=key))
+        it.finish()
+        answers.append(it.text(0))
+    assert answers[0] == answers[1]
+
+
 def test_a_budget_that_holds_no_answer_is_refused_before_the_first_token(run: Callable[..., Run]) -> None:
     it = run()
     least = needed(it, GRAMMAR)
