@@ -129,11 +129,12 @@ class CudaDevice:
     def _function(self, kernel: str, dtype: torch.dtype) -> Any:
         function = self._functions.get((kernel, dtype))
         if function is None:
-            module = self._module(dtype)
+            module = self.load(dtype)
             function = self._functions[kernel, dtype] = self._call("cuModuleGetFunction", module, kernel.encode())
         return function
 
-    def _module(self, dtype: torch.dtype) -> Any:
+    def load(self, dtype: torch.dtype) -> Any:
+        """Bring the kernels for a type of logits onto the device, where they are not there yet."""
         if dtype not in self._modules:
             code = compiled_code(self._source, SOURCE.name, {"LOGIT": LOGITS[dtype]}, self._capability)
             with self._context():
@@ -153,7 +154,7 @@ def cuda_device(index: int) -> CudaDevice | None:
     try:
         device = CudaDevice(index)
         for dtype in LOGITS:
-            device.resident("mask_logits", dtype)
+            device.load(dtype)
     except KernelUnavailable as error:
         _LOGGER.warning("Logits are masked with plain tensor operations, which is slower: %s", error)
         return None
