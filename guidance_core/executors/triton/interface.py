@@ -24,7 +24,7 @@ from guidance_core.executors.triton.tensors import InputSpec, Value, infer_reque
 from guidance_core.generation import GenerationRequest, SamplingParams, TokenDelta
 
 MAX_TOP_K = 1024
-"""TensorRT-LLM's sampling kernels clip a larger ``top_k`` to this (``TOP_K_MAX``)."""
+"""TensorRT-LLM clips a larger ``top_k`` to this (``TOP_K_MAX`` in ``samplingTopKKernels.h``)."""
 
 _GREEDY_BELOW = 1e-6
 """Temperatures whose inverse a float32 cannot apply to logits without overflow; no draw tells them from 0."""

@@ -26,9 +26,10 @@ NO_END = -1
 class TokenModel(ModelInterface):
     """Requests to it, and their answers.
 
-    TensorRT-LLM ends an answer silently at ``end_id``: the token is not in the output, and an answer that the engine's
-    own ``max_seq_len`` cut off looks the same. Single-token stop words do show in the output, so end tokens are sent as
-    such wherever possible: then an answer that shows none, and is shorter than asked, was cut off.
+    TensorRT-LLM ends an answer silently at ``end_id``: the token is not in the output (``samplingTopKKernels.cu``: the
+    sequence's length counts "only tokens to be outputted"), and an answer that the engine's own ``max_seq_len`` cut off
+    looks the same. Single-token stop words do show in the output, so end tokens are sent as such wherever possible:
+    then an answer that shows none, and is shorter than asked, was cut off.
     """
 
     kind = "token-level"
