@@ -14,6 +14,8 @@ from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.constrained import compiled
 from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.guidance.bodies import RunBody
+from guidance_core.api.openai.bodies import ChatBody
+from guidance_core.api.openai.conversation import prompt_of
 from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.tokenizing import off_the_loop
@@ -40,7 +42,7 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: RunBody) -> t
     settings = served.settings.guidance
     found = constraint.llguidance(body.controller_arg.grammar)
     grammar = (await compiled(model, settings, found, param="controller_arg.grammar", stream=True)).grammar
-    prompt_ids = await _prompt_ids(model, body)
+    prompt_ids = await _prompt_ids(served, model, body)
     context = model.executor.limits().max_model_len
     if len(prompt_ids) >= context:
         raise ContextLengthExceeded(
@@ -62,14 +64,11 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: RunBody) -> t
     return Answer(model, request, TextOptions(keep_leading_space=True), budget), grammar
 
 
-async def _prompt_ids(model: LoadedModel, body: RunBody) -> tuple[int, ...]:
+async def _prompt_ids(served: ServedModel, model: LoadedModel, body: RunBody) -> tuple[int, ...]:
     context = model.executor.limits().max_model_len
     if body.messages is not None:
-        messages: list[dict[str, Any]] = [message.model_dump(exclude_unset=True) for message in body.messages]
-        return await off_the_loop(
-            sum(len(str(message.get("content"))) for message in messages),
-            lambda: model.prompts.chat(messages, context=context),
-        )
+        conversation = ChatBody(model=served.name, messages=body.messages)
+        return (await prompt_of(model, served.settings.model, conversation, [], None)).ids
     prompt = body.prompt or ""
     prompt_ids = await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, context=context))
     return prompt_ids or model.prompts.completion(_SPACE)

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
-from guidance_core.api.openai.bodies import Message, RequestBody, TokenId
+from guidance_core.api.openai.bodies import ChatBody, Message, RequestBody, TokenId
+from guidance_core.api.openai.tools import Tool
 from guidance_core.errors import InvalidRequest
 
-_OF_CHAT = ("add_generation_prompt", "chat_template_kwargs", "tools")
+_OF_CHAT = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools")
 
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "chat_template": (),
-    "continue_final_message": (False,),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
 }
@@ -35,8 +35,9 @@ class TokenizeBody(RequestBody):
     add_generation_prompt: bool | None = Field(
         None, description="End `messages` with what starts the assistant's turn; true if not given."
     )
+    continue_final_message: bool | None = Field(None, description="End within the last message, right after its text.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
-    tools: list[dict[str, Any]] | None = Field(None, description="Tool descriptions for the chat template.")
+    tools: list[Tool] | None = Field(None, description="What the model may call.")
     return_token_strs: bool = Field(False, description="Answer the tokens as the vocabulary spells them, too.")
 
     @classmethod
@@ -55,6 +56,17 @@ class TokenizeBody(RequestBody):
                 if getattr(parsed, name) is not None:
                     raise InvalidRequest(f"{name!r} needs 'messages': a prompt has no chat template.", param=name)
         return parsed
+
+    def conversation(self, model: str) -> ChatBody:
+        """The chat request whose prompt this is."""
+        return ChatBody(
+            model=model,
+            messages=self.messages or [],
+            tools=self.tools,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message is True,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
 
 
 class DetokenizeBody(RequestBody):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.endpoint import Dialect, Endpoint
+from guidance_core.api.openai.conversation import prompt_of
 from guidance_core.api.openai.errors import error_response
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.tokenizer.bodies import DetokenizeBody, TokenizeBody
@@ -19,7 +18,7 @@ async def tokenize(served: ServedModel, request: Request) -> Response:
     """Text → token ids."""
     body = await TokenizeBody.from_http_request(request, None)
     model = served.get(body.model)
-    tokens = await _tokens(model, body)
+    tokens = await _tokens(served, model, body)
     tokenizer = model.prompts.tokenizer
     return JSONResponse(
         {
@@ -31,21 +30,16 @@ async def tokenize(served: ServedModel, request: Request) -> Response:
     )
 
 
-async def _tokens(model: LoadedModel, body: TokenizeBody) -> tuple[int, ...]:
+async def _tokens(served: ServedModel, model: LoadedModel, body: TokenizeBody) -> tuple[int, ...]:
     if body.prompt is not None:
         prompt, special = body.prompt, body.add_special_tokens is not False
         return await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, add_special_tokens=special))
-    messages: list[dict[str, Any]] = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+    conversation = body.conversation(served.name)
+    written = await prompt_of(model, served.settings.model, conversation, conversation.tools or [], None)
+    if not body.add_special_tokens:
+        return written.ids
     return await off_the_loop(
-        sum(len(str(message["content"])) for message in messages if message.get("content") is not None),
-        lambda: model.prompts.chat(
-            messages,
-            tools=body.tools,
-            add_generation_prompt=body.add_generation_prompt is not False,
-            add_special_tokens=body.add_special_tokens is True,
-            variables=body.chat_template_kwargs,
-            context=model.executor.limits().max_model_len,
-        ),
+        len(written.text), lambda: model.prompts.encode_chat(written.text, add_special_tokens=True)
     )
 
 

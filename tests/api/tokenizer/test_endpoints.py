@@ -36,6 +36,20 @@ async def test_messages_are_what_a_chat_sends_to_the_model(client: httpx.AsyncCl
     )
 
 
+async def test_a_last_message_may_be_left_open(client: httpx.AsyncClient, loaded: LoadedModel) -> None:
+    body = {"messages": [*USER, {"role": "assistant", "content": "It is"}], "continue_final_message": True}
+    tokens = (await client.post("/tokenize", json=body)).json()["tokens"]
+
+    assert loaded.detokenizer.decode(tokens, skip_special_tokens=False).endswith("assistant\nIt is")
+
+
+async def test_tools_are_in_the_prompt(client: httpx.AsyncClient, loaded: LoadedModel) -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    tokens = (await client.post("/tokenize", json={"messages": USER, "tools": [tool]})).json()["tokens"]
+
+    assert "get_weather" in loaded.detokenizer.decode(tokens)
+
+
 async def test_template_variables_reach_the_template(client: httpx.AsyncClient) -> None:
     body = {"messages": USER, "chat_template_kwargs": {"messages": []}}
     response = await client.post("/tokenize", json=body)
@@ -60,6 +74,9 @@ async def test_bad_input_is_a_400_in_openais_shape_that_names_the_field(client: 
         ("/tokenize", {"prompt": "Hi", "return_token_strs": 1}, "return_token_strs"),
         ("/tokenize", {"prompt": "Hi", "add_generation_prompt": True}, "add_generation_prompt"),
         ("/tokenize", {"prompt": "Hi", "tools": []}, "tools"),
+        ("/tokenize", {"prompt": "Hi", "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"messages": USER, "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"messages": USER, "tools": [{"name": "f"}]}, "tools[0].type"),
         ("/tokenize", {"prompt": "Hi", "text": "Hi"}, "text"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role"),
