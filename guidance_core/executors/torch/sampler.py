@@ -65,18 +65,22 @@ class Sample:
     error: str | None = None
 
 
-def sample(logits: torch.Tensor, sequences: Rows[Sequence], masks: Masks | None = None) -> list[Sample]:
+def sample(
+    logits: torch.Tensor, sequences: Rows[Sequence], masks: Masks | None = None, *, measure_masses: bool = False
+) -> list[Sample]:
     """Choose the next token of each sequence.
 
     Args:
         logits: float32 ``[len(sequences), vocabulary]``; they are changed.
         sequences: one per row.
         masks: of the sequences that have a grammar, in their order; None where none has.
+        measure_masses: measure the allowed probability of every row under a grammar, not only where it is asked for.
     """
     scored = [row for row, s in enumerate(sequences) if s.sampling.logprobs is not None]
     raw = logits[scored] if scored else None
     guided = [row for row, s in enumerate(sequences) if s.request.grammar is not None] if masks is not None else []
-    masses = _allowed_masses(logits, sequences, guided, masks) if masks is not None else {}
+    measured = [i for i, row in enumerate(guided) if measure_masses or sequences[row].request.measure_mass]
+    masses = _allowed_masses(logits, guided, measured, masks) if masks is not None and measured else {}
     # Masking first and adjusting what is left is the same as the other way round: −inf stays −inf.
     unmasked = [index for index, row in enumerate(guided) if _may_mask_later(logits, sequences[row])]
     if masks is not None and len(unmasked) < len(guided):
@@ -121,13 +125,8 @@ def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     return logits.device.type == "cpu" and not cut
 
 
-def _allowed_masses(
-    logits: torch.Tensor, sequences: Rows[Sequence], guided: list[int], masks: Masks
-) -> dict[int, float]:
-    """The probability that the model itself gives to what the grammar allows, by row, where it is to be measured."""
-    measured = [index for index, row in enumerate(guided) if sequences[row].measures_mass()]
-    if not measured:
-        return {}
+def _allowed_masses(logits: torch.Tensor, guided: list[int], measured: list[int], masks: Masks) -> dict[int, float]:
+    """The probability that the model itself gives to what the grammar allows, by row; indices into ``guided``."""
     rows = [guided[index] for index in measured]
     shares = _rows(logits, rows).softmax(-1)
     masks.mask(shares, measured, range(len(measured)))

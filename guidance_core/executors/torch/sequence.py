@@ -11,10 +11,6 @@ from guidance_core.executors.torch.draws import choice_seed, uniform
 from guidance_core.executors.torch.token_counts import TokenCounts
 from guidance_core.generation import FinishReason, GenerationRequest, GuidanceTimes, TokenDelta, TokenLogprob
 
-_MASS_EVERY = 16
-"""Unasked, the allowed probability is measured at one token in so many, for metrics: it takes a pass over a row's
-logits, 50 µs where a token of a small model takes 1 ms. Sequences take turns, so that no step does it for all."""
-
 
 class Sequence:
     """The state of a choice; decisions about it are the scheduler's, tensors are the runner's and the sampler's.
@@ -104,10 +100,6 @@ class Sequence:
     def uniform(self, attempt: int = 0) -> float:
         """The random number in [0, 1) of the next token: a function of (seed, index), its position and attempt only."""
         return uniform(self._seed, self.answered, attempt)
-
-    def measures_mass(self) -> bool:
-        """Whether to measure how much of the model's probability the grammar allows at the next token."""
-        return self.request.measure_mass or (self.id + self.answered) % _MASS_EVERY == 0
 
     def forbidden_ends(self) -> tuple[int, ...]:
         """End tokens that must not be sampled now, unless the grammar allows nothing else."""

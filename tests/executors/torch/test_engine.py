@@ -254,6 +254,20 @@ def check_logprobs(harness: Harness, prompt: tuple[int, ...]) -> None:
             tokens.append(entry.token_id)
 
 
+@pytest.mark.parametrize("measure_mass", [True, False])
+def test_the_allowed_mass_is_measured_at_every_sampled_token_where_asked_and_else_now_and_then(
+    guided: Callable[..., Harness], regex_grammar: MakeGrammar, measure_mass: bool
+) -> None:
+    harness = guided()
+    asked = replace(request(grammar=regex_grammar("[a-z]{80}"), max_tokens=60), measure_mass=measure_mass)
+    harness.engine.submit(1, asked)
+    harness.finish()
+    masses = [d.guidance.allowed_mass for _, d in harness.deltas if d.guidance]
+    measured = [mass for mass in masses if mass is not None]
+    assert all(0 <= mass <= 1 for mass in measured)
+    assert len(measured) == len(masses) if measure_mass else 0 < len(measured) <= len(masses) / 8
+
+
 def test_an_answer_that_is_forced_as_a_whole_needs_no_step(
     guided: Callable[..., Harness], ll_tokenizer: LLTokenizer, regex_grammar: MakeGrammar
 ) -> None:

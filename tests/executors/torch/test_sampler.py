@@ -198,7 +198,6 @@ def test_only_a_row_whose_choice_is_forbidden_is_masked() -> None:
     rows = [guided(), guided(), choice([1])]
     for row in rows:
         row.request = replace(row.request, measure_mass=False)
-        row.id = 1
     tokens = [s.token_id for s in sample(logits.clone(), rows, masks)]
     assert masks.allows(tokens[:2]) == [True, True]
     assert masks.masked == 1
@@ -223,16 +222,14 @@ def test_draws_under_a_mask_follow_the_distribution_of_what_it_allows(sampling: 
 def test_measuring_the_allowed_mass_changes_no_draw() -> None:
     logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(10)) * 2
     tokens = []
-    for measure_mass in (True, False):
+    for asked, at_this_step in ((True, False), (False, True), (False, False)):
         rows = [guided(seed=seed, temperature=1.0) for seed in range(200)]
-        for number, row in enumerate(rows):
-            row.id = number
-            row.request = replace(row.request, measure_mass=measure_mass)
-        samples = sample(logits.clone(), rows, Only(*range(0, 64, 2)))
+        for row in rows:
+            row.request = replace(row.request, measure_mass=asked)
+        samples = sample(logits.clone(), rows, Only(*range(0, 64, 2)), measure_masses=at_this_step)
         tokens.append([s.token_id for s in samples])
-        measured = sum(s.allowed_mass is not None for s in samples)
-        assert measured == 200 if measure_mass else 0 < measured < 20
-    assert tokens[0] == tokens[1]
+        assert all((s.allowed_mass is not None) == (asked or at_this_step) for s in samples)
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_logprobs_are_of_the_raw_logits() -> None:
