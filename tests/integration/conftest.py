@@ -54,17 +54,22 @@ class Server:
         return process
 
 
-@pytest.fixture(scope="session")
-def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(log: Path, **environment: str) -> Iterator[Server]:
+    """A service of its own; nothing of it is left afterwards.
+
+    Args:
+        log: where its output goes.
+        environment: variables besides those of this process.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
     command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", str(port)]
-    # Two threads of one model step wait for each other: where other work takes a core away, one thread is much faster.
-    environment = {**os.environ, "GUIDED_TRTLLM_TORCH__NUM_THREADS": "1"}
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
     server = Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log)
     try:
         wait_until(lambda: _is_ready(server, process), seconds=_START_SECONDS)
@@ -78,6 +83,13 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for survivor in left:
             survivor.kill()
     assert not left, f"Processes outlived the service: {left}"
+
+
+@pytest.fixture(scope="session")
+def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # Two threads of one model step wait for each other: where other work takes a core away, one thread is much faster.
+    with serving(tmp_path_factory.mktemp("server") / "log.txt", GUIDED_TRTLLM_TORCH__NUM_THREADS="1") as server:
+        yield server
 
 
 def _is_ready(server: Server, process: subprocess.Popen[bytes]) -> bool:

@@ -73,7 +73,7 @@ def compile_engine(checkpoint: Path, folder: Path, **build: int) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "rank0.engine").write_text(json.dumps(str(checkpoint)))
-    for path in checkpoint.glob("*token*.json"):
-        shutil.copy(path, folder)
-    shutil.copy(checkpoint / "generation_config.json", folder)
+    for pattern in ("*token*.json", "generation_config.json", "chat_template*"):
+        for path in checkpoint.glob(pattern):
+            shutil.copy(path, folder)
     return folder
