@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from guidance_core.grammar.check import CheckError, Reading, parse, readings
-from guidance_core.grammar.keywords import Schema, resolve
+from guidance_core.grammar.keywords import Schema, resolve, subschemas
 from guidance_core.grammar.rewrites.facts import Prover
 from guidance_core.grammar.rewrites.negation import Negation
 from guidance_core.grammar.rewrites.references import References
@@ -54,8 +54,24 @@ class Document:
         self._root = root
 
     def resolve(self, reference: str) -> Any:
-        """What a JSON pointer leads to, or None."""
-        return resolve(self._root, reference)
+        """What a JSON pointer leads to; None also where the schema holds others with an identifier of their own.
+
+        Pointers inside of those are relative to them.
+        """
+        return None if self._has_resources else resolve(self._root, reference)
+
+    @cached_property
+    def _has_resources(self) -> bool:
+        keyword = "id" if self.draft == 4 else "$id"
+        pending = [child for _, child in subschemas(self._root)]
+        while pending:
+            schema = pending.pop()
+            if isinstance(schema, dict):
+                identifier = schema.get(keyword)
+                if isinstance(identifier, str) and not identifier.startswith("#"):
+                    return True
+                pending.extend(child for _, child in subschemas(schema))
+        return False
 
     def means_nothing(self, keyword: str) -> bool:
         """Whether the schema's draft does not have a keyword."""

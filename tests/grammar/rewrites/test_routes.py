@@ -74,3 +74,9 @@ def test_a_reference_into_what_was_rewritten_still_leads_there() -> None:
         "additionalProperties": {"$ref": "#/properties/a/else"},
     }
     assert translated(schema).route == "rewritten"
+
+
+def test_a_reference_inside_of_a_schema_with_its_own_identifier_is_not_followed() -> None:
+    inner = {"$id": "https://example.com/inner", "$defs": {"x": {"type": "null"}}, "not": {"$ref": "#/$defs/x"}}
+    schema = {"$defs": {"x": {"type": "string"}}, "allOf": [inner]}
+    assert translated(schema).route == "checked"
