@@ -237,4 +237,5 @@ def _steps(matcher: LLMatcher, vocabulary: Vocabulary) -> list[tuple[int, ...]]:
     steps = [(token, text) for token, text in vocabulary.structure if mask[token >> 3] >> (token & 7) & 1]
     if not any(text[:1] in b'"}]' for _, text in steps):
         steps += vocabulary.longest_allowed(mask, _SOME)
-    return [(token,) for token, _ in steps]
+    specials = [token for token in vocabulary.specials if mask[token >> 3] >> (token & 7) & 1]
+    return [(token,) for token in (*specials, *(token for token, _ in steps))]

@@ -56,6 +56,12 @@ class Vocabulary:
         return ids
 
     @cached_property
+    def specials(self) -> tuple[int, ...]:
+        """Special tokens that end no answer; grammars that name them (calls, thoughts) mostly close something so."""
+        tokens = range(min(self.size, self.tokenizer.vocab_size))
+        return tuple(t for t in tokens if t not in self.ends and self.tokenizer.is_special_token(t))
+
+    @cached_property
     def structure(self) -> tuple[tuple[int, bytes], ...]:
         """(id, bytes) of the tokens that structure is made of, JSON's above all: what closes more than it opens first.
 

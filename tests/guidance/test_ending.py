@@ -221,6 +221,7 @@ def test_an_answer_under_a_context_free_grammar_closes_what_it_opened(
         ('start: "<" body ">"\nbody[max_tokens=3]: /[a-z]+/', "<[a-z]+>"),
         ('start: body " done"\nbody[lazy]: /[a-z ]*;/', "[a-z ]*; done"),
         ('start: body "!"\nbody[suffix=";"]: /[a-z]*/', "[a-z]*;!"),
+        ('start: BODY <|user|> "!"\nBODY: /[a-z;"]+/', r"[a-z;\"]+<\|user\|>!"),
     ],
 )
 def test_an_answer_under_a_grammar_with_options_of_llguidance_is_complete(
