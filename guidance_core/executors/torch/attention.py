@@ -150,7 +150,9 @@ def _attend_with_all_heads_at_once(
     keys = k.transpose(1, 2).flatten(2)
     values = v.transpose(1, 2).flatten(2)
     scores = torch.bmm(keys, blocks.transpose(1, 2)).transpose(1, 2)
-    weights = torch.add(bias, scores.unflatten(1, (-1, bias.shape[2])), alpha=scaling).softmax(-1).flatten(1, 2)
+    weights = (
+        torch.add(bias, scores.view(rows, -1, bias.shape[2], keys.shape[1]), alpha=scaling).softmax(-1).flatten(1, 2)
+    )
     output = torch.bmm(weights.to(q.dtype), values).view(rows, kv_heads, each, kv_heads, -1)
     return output.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 

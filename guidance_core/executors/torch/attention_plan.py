@@ -64,9 +64,11 @@ class Group:
         self._longest = max(span.end for span in spans)
         self._shortest = min(span.start + 1 for span in spans)
         self._in_place = spans[-1].slot - spans[0].slot == self.rows - 1
-        self._source, self._place = None, None
+        self._source: torch.Tensor | None = None
+        self._place: torch.Tensor | None = None
         if self.tokens < self.rows * self.queries:
-            source, place = [], []
+            source: list[int] = []
+            place: list[int] = []
             for row, span in enumerate(spans):
                 # What pads a row repeats its last token.
                 source.extend(len(place) + offset for offset in self._offsets(span))

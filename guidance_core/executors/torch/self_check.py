@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from guidance_core.executors.torch.attention import first_key
+from guidance_core.executors.torch.attention_plan import first_key
 from guidance_core.executors.torch.segment import Segment
 
 LENGTH = 16
