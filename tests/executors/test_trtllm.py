@@ -107,13 +107,16 @@ async def test_a_grammar_goes_the_configured_way(
             assert params.guided_decoding.grammar == grammar.source
 
 
-async def test_lark_goes_every_way_too(
-    executor: TrtllmExecutor, prompt_ids: list[int], decode: Callable[[Sequence[int]], str]
+async def test_a_clients_own_lark_goes_through_processors_so_that_it_can_only_fail_alone(
+    executor: TrtllmExecutor, sent: list[Any], prompt_ids: list[int], decode: Callable[[Sequence[int]], str]
 ) -> None:
     source = 'start: "x" %json {"type": "integer", "minimum": 10, "maximum": 99} tail+\ntail: "?" | "!"'
     grammar = Grammar(source, "lark", source, key="lark")
     got = await answer(executor, prompt_ids, grammar, temperature=1.0, max_tokens=20)
     assert re.fullmatch("x[1-9][0-9][?!]+" if got.finish_reason == "stop" else "x.*", decode(got.token_ids))
+    [params] = sent
+    assert params.guided_decoding is None
+    assert params.apply_batched_logits_processor == (way(executor) == "batched")
 
 
 async def test_what_the_engines_sampler_does_right_is_left_to_it(
@@ -219,8 +222,9 @@ async def test_with_the_overlap_scheduler_what_needs_our_processors_is_refused_b
         with pytest.raises(Unsupported, match=r"seed and min_p cannot be kept.*overlap_scheduler") as refusal:
             executor.check(make_request(prompt_ids, seed=3, min_p=0.1))
         assert refusal.value.param == "seed"
-        got = await answer(executor, prompt_ids, regex_grammar("[ab]{4}"))
-        assert got.finish_reason == "stop"
+        source = 'start: "x" %json {"type": "integer", "minimum": 10, "maximum": 99} "!"'
+        for grammar in (regex_grammar("[ab]{4}"), Grammar(source, "lark", source, key="lark")):
+            assert (await answer(executor, prompt_ids, grammar)).finish_reason == "stop"
         task = asyncio.create_task(answer(executor, prompt_ids, max_tokens=400, ignore_eos=True))
         await settled(executor, lambda stats: stats.running == 1)
         await executor.shutdown()

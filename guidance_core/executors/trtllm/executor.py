@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 _STATISTICS_SECONDS = 60.0
 
+_WRITTEN_BY_CLIENTS = frozenset({"lark", "llguidance"})
+"""Kinds of grammars in which anything can be said, such as what costs more with every token."""
+
 
 @dataclass(slots=True)
 class _Run:
@@ -276,8 +279,11 @@ class TrtllmExecutor(Executor):
     ) -> Flight:
         """Send one choice to the engine."""
         grammar = request.grammar
-        draws = self._no_processors() is None and (bool(drawn_for(request)) or request.measure_mass)
-        by_engine = grammar is not None and loaded.engine_guides and not draws
+        has_processors = self._no_processors() is None
+        draws = has_processors and (bool(drawn_for(request)) or request.measure_mass)
+        # Where a grammar runs into llguidance's limits, ours fails alone; the engine's own fails all in flight.
+        is_risky = has_processors and grammar is not None and grammar.kind in _WRITTEN_BY_CLIENTS
+        by_engine = grammar is not None and loaded.engine_guides and not draws and not is_risky
         processed = draws or (grammar is not None and not by_engine)
         batched = processed and loaded.way == "batched"
         task = Task(next(self._keys), request, index, seed, draws)
