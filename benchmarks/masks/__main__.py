@@ -76,11 +76,14 @@ def main() -> None:
     parts = [table.coverage(walks), "\nEach engine over what it compiled:\n"]
     parts.append(table.costs(walks, [entry["name"] for entry in entries]))
     parts += [f"\nOver the {len(shared)} schemas that all of them compiled:\n", table.costs(walks, shared)]
-    again = [1e6 * walk.compile_again for done in walks.values() for walk in done if walk.compile_again is not None]
-    if again:
+    ours = [walk for done in walks.values() for walk in done if walk.compile_again is not None]
+    if ours:
+        first = [1e3 * (walk.first_matcher or 0) for walk in ours]
+        again = [1e6 * (walk.compile_again or 0) for walk in ours]
         parts.append(
-            f"\nA schema that comes again, to its matcher: p50 {table.quantile(again, 0.5):.0f} µs, "
-            f"p99 {table.quantile(again, 0.99):.0f} µs."
+            f"\nguided-trtllm compiles a new schema once more, in the executor's process: p50 "
+            f"{table.quantile(first, 0.5):.2f} ms, p99 {table.quantile(first, 0.99):.2f} ms. A schema that comes again, "
+            f"to its matcher: p50 {table.quantile(again, 0.5):.0f} µs, p99 {table.quantile(again, 0.99):.0f} µs."
         )
     report = "\n".join(parts)
     print(f"\n{report}")

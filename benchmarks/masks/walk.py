@@ -19,8 +19,9 @@ class Walk:
         name: the schema's.
         outcome: ``refused`` says the engine, ``failed`` it says only once a text is walked.
         reason: why it did not compile.
-        compile: from the schema to the first matcher.
-        compile_again: the same once more, for engines with a cache.
+        compile: from the schema to what matchers are made of.
+        first_matcher: where the running batch compiles once more, in a process of its own: from there to the matcher.
+        compile_again: from the same schema, once more, to its matcher, for engines with a cache.
         masks: filling the mask, for each token.
         tokens: filling the mask and going on by the token.
         valid, invalid: how many instances were judged.
@@ -31,6 +32,7 @@ class Walk:
     outcome: Outcome = "compiled"
     reason: str = ""
     compile: float = 0.0
+    first_matcher: float | None = None
     compile_again: float | None = None
     masks: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
@@ -54,6 +56,7 @@ def walk_schema(engine: Engine, entry: dict[str, Any]) -> Walk:
         walk.outcome, walk.reason = "refused", str(error)[:300]
         return walk
     if isinstance(engine, Ours):
+        walk.first_matcher = engine.first_matcher()
         walk.compile_again = engine.compile_again(entry["schema"])
     try:
         for test in entry["tests"]:
