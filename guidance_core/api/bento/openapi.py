@@ -71,7 +71,7 @@ def described(specification: Any) -> Document:
     for path, (name, description, parameter) in _LOOKUPS.items():
         content["paths"][path] = {"get": _lookup(name, description, parameter)}
     for endpoint in ENDPOINTS:
-        item = content["paths"].setdefault(endpoint.path.replace(":path}", "}"), {})
+        item = content["paths"].setdefault(endpoint.path, {})
         item[endpoint.method.lower()] = _operation(endpoint, content["components"]["schemas"])
     return Document(content)
 
@@ -97,7 +97,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [endpoint.dialect.name],
         "operationId": endpoint.name,
         "description": endpoint.description,
-        "responses": {"200": success},
+        "responses": {"200": success, "default": {"description": "A failure, in the dialect's own shape."}},
     }
     if endpoint.parameters:
         operation["parameters"] = [_path_parameter(name, value) for name, value in endpoint.parameters.items()]

@@ -30,7 +30,7 @@ class RegexGrammar(BaseModel):
     value: str
 
 
-class NamedSchema(BaseModel):
+class SchemaWithName(BaseModel):
     """A JSON schema with what OpenAI writes around it."""
 
     model_config = _STRICT
@@ -44,13 +44,13 @@ class JsonSchemaGrammar(BaseModel):
 
     model_config = _STRICT
     type: Literal["json_schema"]
-    value: NamedSchema
+    value: SchemaWithName
 
 
 Grammar = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]
 
 
-class Parameters(BaseModel):
+class GenerateParameters(BaseModel):
     """How to generate, and what to answer."""
 
     model_config = _STRICT
@@ -94,7 +94,7 @@ class GenerateBody(RequestBody):
 
     inputs: str = Field(min_length=1, description="The prompt.")
     # Its router samples where there are no parameters at all (`default_parameters`), and only there.
-    parameters: Parameters = Field(default_factory=lambda: Parameters(do_sample=True))
+    parameters: GenerateParameters = Field(default_factory=lambda: GenerateParameters(do_sample=True))
 
 
 class CompatGenerateBody(GenerateBody):

@@ -13,7 +13,14 @@ from guidance_core.api.attempt import TextOptions
 from guidance_core.api.constrained import compiled
 from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
-from guidance_core.api.tgi.bodies import GenerateBody, Grammar, JsonGrammar, JsonSchemaGrammar, Parameters, RegexGrammar
+from guidance_core.api.tgi.bodies import (
+    GenerateBody,
+    GenerateParameters,
+    Grammar,
+    JsonGrammar,
+    JsonSchemaGrammar,
+    RegexGrammar,
+)
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import ContextLengthExceeded, InvalidGrammar, InvalidRequest, Unsupported
 from guidance_core.executors.request_limits import MAX_LOGPROBS
@@ -76,7 +83,7 @@ async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: boo
     return answers
 
 
-def _is_sampled(parameters: Parameters) -> bool:
+def _is_sampled(parameters: GenerateParameters) -> bool:
     """Whether its `NextTokenChooser` would sample: a temperature of 1 alone does not."""
     return (
         parameters.do_sample
@@ -86,7 +93,7 @@ def _is_sampled(parameters: Parameters) -> bool:
     )
 
 
-def _check(parameters: Parameters, *, max_best_of: int, sampled: bool, stream: bool) -> None:
+def _check(parameters: GenerateParameters, *, max_best_of: int, sampled: bool, stream: bool) -> None:
     def refuse(name: str, message: str) -> None:
         raise InvalidRequest(f"`{name}` {message}", param=f"parameters.{name}")
 
