@@ -19,7 +19,7 @@ def guide(grammar: Grammar) -> Guide:
     """
     match grammar.kind:
         case "json_schema":
-            # An empty schema is any JSON value, which has a type of its own.
+            # An empty schema is any JSON value, which has a type of its own (XGrammar's: any array or object).
             return ("json_schema", grammar.definition) if json.loads(grammar.definition) else ("json", None)
         case "json_object":
             # Not `json`: that also means arrays.

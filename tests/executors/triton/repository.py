@@ -250,20 +250,19 @@ _TO_TEXT = {
 }
 
 
-def write_text_models(repository: Path, *, engine: str, tokenizer: Path, suffix: str = "") -> None:
+def write_text_models(repository: Path, *, engine: str, tokenizer: Path) -> None:
     """``ensemble`` and ``tensorrt_llm_bls`` around a token-level model, the latter in both of its ways to detokenize.
 
     Args:
         repository: folder of models.
         engine: which of the engine's models runs them.
         tokenizer: folder of its tokenizer.
-        suffix: of all the models' names.
     """
     folder = {"tokenizer_dir": str(tokenizer)}
-    write_token_model(repository, f"tensorrt_llm{suffix}", engine=engine)
+    write_token_model(repository, "tensorrt_llm", engine=engine)
     write_model(
         repository,
-        f"preprocessing{suffix}",
+        "preprocessing",
         "preprocessing.py",
         _PREPROCESSING_INPUTS,
         _PREPROCESSING_OUTPUTS,
@@ -272,35 +271,35 @@ def write_text_models(repository: Path, *, engine: str, tokenizer: Path, suffix:
     )
     write_model(
         repository,
-        f"postprocessing{suffix}",
+        "postprocessing",
         "postprocessing.py",
         (("TOKENS_BATCH!", "INT32", "-1, -1"), ("SEQUENCE_LENGTH!", "INT32", "-1")),
         (("OUTPUT", "STRING", "-1"),),
         parameters=folder,
         decoupled=False,
     )
-    inner = {f"{name}_model_name": f"{name}{suffix}" for name in ("preprocessing", "tensorrt_llm", "postprocessing")}
-    for name, accumulates in ((f"tensorrt_llm_bls{suffix}", "true"), (f"bls_in_pieces{suffix}", "false")):
+    inner = {f"{name}_model_name": name for name in ("preprocessing", "tensorrt_llm", "postprocessing")}
+    for name, accumulates in (("tensorrt_llm_bls", "true"), ("bls_in_pieces", "false")):
         parameters = {**inner, "accumulate_tokens": accumulates}
         write_model(repository, name, "bls.py", TEXT_INPUTS, TEXT_OUTPUTS, parameters=parameters)
-    (repository / f"ensemble{suffix}" / "1").mkdir(parents=True)
+    (repository / "ensemble" / "1").mkdir(parents=True)
     used = {*_FROM_TEXT.values(), *_GENERATE.values()}
     config = [
-        f'name: "ensemble{suffix}"\nplatform: "ensemble"\nmax_batch_size: 4',
+        'name: "ensemble"\nplatform: "ensemble"\nmax_batch_size: 4',
         # An ensemble's inputs must all be used by its steps.
         *_tensors("input", [each for each in TEXT_INPUTS if each[0].rstrip("!") in used]),
         *_tensors("output", TEXT_OUTPUTS),
         "ensemble_scheduling {",
-        *_step(f"preprocessing{suffix}", _FROM_TEXT, _TO_TOKENS),
-        *_step(f"tensorrt_llm{suffix}", _GENERATE, _TO_TEXT),
+        *_step("preprocessing", _FROM_TEXT, _TO_TOKENS),
+        *_step("tensorrt_llm", _GENERATE, _TO_TEXT),
         *_step(
-            f"postprocessing{suffix}",
+            "postprocessing",
             {"TOKENS_BATCH": "_TOKENS_BATCH", "SEQUENCE_LENGTH": "_SEQUENCE_LENGTH"},
             {"OUTPUT": "text_output"},
         ),
         "}",
     ]
-    (repository / f"ensemble{suffix}" / "config.pbtxt").write_text("\n".join(config))
+    (repository / "ensemble" / "config.pbtxt").write_text("\n".join(config))
 
 
 def write_llm_api_model(repository: Path, name: str, *, engine: str, tokenizer: Path, end_id: int) -> None:

@@ -84,7 +84,6 @@ class TritonServer:
         *,
         environment: Mapping[str, str],
         arguments: Sequence[str] = (),
-        host: str = "127.0.0.1",
     ) -> None:
         self._folder = install()
         self._repository = repository
@@ -93,7 +92,7 @@ class TritonServer:
         self._port = free_port()
         self._shared_memory = f"triton-{os.getpid()}-{self._port}-"
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"{host}:{self._port}"
+        self.url = f"127.0.0.1:{self._port}"
         self.log = repository.with_suffix(".log")
 
     def start(self) -> None:
