@@ -80,11 +80,12 @@ def main() -> None:
     if ours:
         first = [1e3 * (walk.first_matcher or 0) for walk in ours]
         again = [1e6 * (walk.compile_again or 0) for walk in ours]
-        parts.append(
+        parts += [
             f"\nguided-trtllm compiles a new schema once more, in the executor's process: p50 "
-            f"{table.quantile(first, 0.5):.2f} ms, p99 {table.quantile(first, 0.99):.2f} ms. A schema that comes again, "
-            f"to its matcher: p50 {table.quantile(again, 0.5):.0f} µs, p99 {table.quantile(again, 0.99):.0f} µs."
-        )
+            f"{table.quantile(first, 0.5):.2f} ms, p99 {table.quantile(first, 0.99):.2f} ms.",
+            f"A schema that comes again, to its matcher: p50 {table.quantile(again, 0.5):.0f} µs, "
+            f"p99 {table.quantile(again, 0.99):.0f} µs.",
+        ]
     report = "\n".join(parts)
     print(f"\n{report}")
     options.out.mkdir(parents=True, exist_ok=True)
