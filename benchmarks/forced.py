@@ -1,9 +1,9 @@
 """`python -m benchmarks.forced`: what forced tokens save on a form with long names, on the bare executor.
 
 Each question is answered with forced tokens and without, alternately, to the end of the form. Besides the times it
-counts how many answers have the same text and the same tokens either way: all in float32; in half precision one token in
-a pass rounds otherwise than several, and near ties fall otherwise. It also counts the answers that have the tokens which
-the model's own tokenizer makes of their text, and of the others those that depart from them at a forced token.
+counts how many answers have the same text and the same tokens either way: all in float32; in half precision one token
+in a pass rounds otherwise than several, and near ties fall otherwise. It also counts the answers that have the tokens
+which the model's own tokenizer makes of their text, and of the others those that depart from them at a forced token.
 """
 
 from __future__ import annotations
