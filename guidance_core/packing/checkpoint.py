@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from guidance_core.packing.capacity import kv_bytes_per_token
+from guidance_core.packing.json_files import read_json, read_json_if_there
 from guidance_core.packing.package import CannotPack, Package
+from guidance_core.packing.quantization import NONE, find_quantization
+from guidance_core.packing.tokenizer import chat_template_sha256, tokenizer_files
+
+FORMAT = "huggingface"
 
 SIDE_FILES = (
     "config.json",
     "generation_config.json",
     "hf_quant_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
+    "quant_cfg.json",
     "processor_config.json",
     "preprocessor_config.json",
     "LICENSE*",
 )
-"""What a checkpoint may have besides weights; all else (training state, originals, other formats) stays behind."""
+"""What a checkpoint may have besides weights and tokenizer; training state, originals, other formats stay behind."""
 
 
-def read(folder: Path, *, name: str | None = None) -> Package:
+def read(folder: Path, *, name: str | None = None, tokenizer: Path | None = None) -> Package:
     """Check a checkpoint and describe it.
 
     Args:
         folder: with config.json, weights and tokenizer.json; a snapshot of the Hugging Face cache (links) will do.
         name: name in the store; by default the folder's, in lower case.
+        tokenizer: folder to take the tokenizer of; by default this one.
 
     Raises:
         CannotPack: something is missing or damaged, or it is not a decoder-only language model.
@@ -46,42 +43,47 @@ def read(folder: Path, *, name: str | None = None) -> Package:
     config = _config(folder)
     weights = _weights(folder)
     headers = [_safetensors_header(file) for file in weights if file.suffix == ".safetensors"]
-    tokenizer_config = (
-        _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    )
-    _check_tokenizer(folder)
-
+    tokenizer = tokenizer or folder
+    text_config = config.get("text_config") or config
+    tokens = tokenizer_files(tokenizer, vocab_size=None if tokenizer == folder else text_config.get("vocab_size"))
     side_files = [path for pattern in SIDE_FILES for path in sorted(folder.glob(pattern))]
-    remote_code = sorted(folder.glob("*.py")) if _has_remote_code(config, tokenizer_config) else []
+    remote_code = (
+        sorted(folder.glob("*.py"))
+        if _has_remote_code(config, read_json_if_there(folder / "tokenizer_config.json"))
+        else []
+    )
     indexes = sorted(folder.glob(f"*{weights[0].suffix}.index.json"))
     files = {path.relative_to(folder).as_posix(): path for path in [*side_files, *remote_code, *indexes, *weights]}
+    files.update(tokens)
 
-    text_config = config.get("text_config") or config
-    quantization = (config.get("quantization_config") or {}).get("quant_method", "none")
+    quantization = find_quantization(config, read_json_if_there(folder / "hf_quant_config.json"))
     architecture = (config.get("architectures") or [config["model_type"]])[0]
     dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or _commonest_dtype(headers)
-    template = _chat_template(folder, tokenizer_config)
     return Package(
         name=name or folder.resolve().name.lower(),
         files=files,
         labels={
-            "executor": "torch",
+            "executor": quantization.executor or NONE,
             "architecture": architecture,
             "dtype": dtype,
-            "quantization": quantization,
+            "quantization": quantization.name,
         },
         metadata={
             "source": str(folder.resolve()),
-            "format": "huggingface",
+            "format": FORMAT,
             "architecture": architecture,
             "dtype": dtype,
-            "quantization": quantization,
+            "quantization": quantization.name,
+            "kv_cache_quantization": quantization.kv_cache,
             "context_length": _context_length(text_config),
             "vocab_size": text_config.get("vocab_size"),
             # Packed integers do not tell how many weights they hold.
-            "parameters": _count_parameters(headers) if headers and quantization == "none" else None,
+            "parameters": _count_parameters(headers) if headers and quantization.name == NONE else None,
+            "kv_bytes_per_token": kv_bytes_per_token(
+                text_config, dtype if quantization.kv_cache == NONE else quantization.kv_cache
+            ),
             "size_bytes": sum(path.stat().st_size for path in files.values()),
-            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+            "chat_template_sha256": chat_template_sha256(tokenizer),
             "needs_trust_remote_code": bool(remote_code),
         },
     )
@@ -91,7 +93,7 @@ def _config(folder: Path) -> dict[str, Any]:
     # transformers is slow to import, and only packing needs its list of models.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise CannotPack(f"{folder}: {model_type} has an encoder; only decoder-only language models can be served.")
@@ -109,7 +111,7 @@ def _weights(folder: Path) -> list[Path]:
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         index = folder / f"{stem}{suffix}.index.json"
         if index.exists():
-            files = sorted({folder / shard for shard in _read_json(index)["weight_map"].values()})
+            files = sorted({folder / shard for shard in read_json(index)["weight_map"].values()})
         else:
             files = [folder / f"{stem}{suffix}"]
         present = [file for file in files if file.exists()]
@@ -144,31 +146,6 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def _check_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer
-
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        raise CannotPack(
-            f"{folder} has no tokenizer.json, the fast tokenizer that guidance needs. In Python, transformers' "
-            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}) makes one."
-        )
-    try:
-        Tokenizer.from_file(str(file))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise CannotPack(f"{file} cannot be read: {error}. Download it again.") from None
-
-
-def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str:
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        return json.dumps(template, sort_keys=True)
-    return template or ""
-
-
 def _has_remote_code(*configs: dict[str, Any]) -> bool:
     return any("auto_map" in config for config in configs)
 
@@ -189,15 +166,3 @@ def _commonest_dtype(headers: list[dict[str, Any]]) -> str:
 
 def _count_parameters(headers: list[dict[str, Any]]) -> int:
     return sum(math.prod(tensor["shape"]) for header in headers for tensor in header.values())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CannotPack(f"{file} is missing. Name a checkpoint folder as a model hub has it.") from None
-    except ValueError as error:
-        raise CannotPack(f"{file} is not valid JSON ({error}). Download it again.") from None
-    if not isinstance(content, dict):
-        raise CannotPack(f"{file} does not hold a JSON object. Download it again.")
-    return content

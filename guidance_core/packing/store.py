@@ -109,7 +109,7 @@ def _version(package: Package) -> str:
     """16 hexadecimal digits that name the content: files, labels and metadata."""
     logger.info(
         "Reading %.0f MB to name the version by its content",
-        sum(source.stat().st_size for source in package.files.values()) / 1e6,
+        package.size_bytes / 1e6,
     )
     digest = hashlib.sha256(json.dumps([package.labels, package.metadata], sort_keys=True).encode())
     for name, source in sorted(package.files.items()):
@@ -117,6 +117,8 @@ def _version(package: Package) -> str:
         with source.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
+    for name, text in sorted(package.texts.items()):
+        digest.update(f"\0{name}\0{text}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -124,6 +126,9 @@ def _fill(folder: Path, package: Package, tag: str, copy: bool) -> None:
     """Make ``folder`` what the store expects of a model: its files and a model.yaml."""
     linked = sum(_place(source.resolve(), folder / path, copy) for path, source in package.files.items())
     logger.info("%d files: %d hard-linked, %d copied", len(package.files), linked, len(package.files) - linked)
+    for path, text in package.texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
     # `Model.create` only describes the model here; the temporary folder that it makes stays empty and goes with it.
     model = bentoml.Model.create(
         tag,
@@ -131,7 +136,8 @@ def _fill(folder: Path, package: Package, tag: str, copy: bool) -> None:
         api_version="v1",
         signatures={},
         labels=dict(package.labels),
-        metadata=dict(package.metadata),
+        # BentoML refuses None as a value.
+        metadata={name: value for name, value in package.metadata.items() if value is not None},
         context=ModelContext(framework_name="", framework_versions={}),
     )
     with (folder / "model.yaml").open("w", encoding="utf-8") as file:

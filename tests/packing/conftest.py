@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,4 +34,13 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "optimizer.pt").write_bytes(b"x")
     (folder / "original").mkdir()
     (folder / "original" / "consolidated.00.pth").write_bytes(b"x")
+    return folder
+
+
+@pytest.fixture
+def path_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the first in ``PATH``, for stand-ins of commands."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder

@@ -17,7 +17,9 @@ from guidance_core.packing.package import CannotPack, Package
 def make_package(tmp_path: Path, text: str = "weights") -> Package:
     source = tmp_path / "source.bin"
     source.write_text(text)
-    return Package("some-model", {"weights.bin": source, "sub/same.bin": source}, {"executor": "torch"}, {"size": 7})
+    return Package(
+        "some-model", {"weights.bin": source, "sub/same.bin": source}, {"executor": "torch"}, {"size": 7, "gpu": None}
+    )
 
 
 def publish(package: Package, *, copy: bool = False) -> str:
@@ -48,6 +50,14 @@ def test_links_in_the_source_are_followed(empty_store: Path, tmp_path: Path) -> 
     stored = empty_store / publish(Package("some-model", {"weights.bin": link})).replace(":", "/") / "weights.bin"
     assert not stored.is_symlink()
     assert stored.read_text() == "weights"
+
+
+def test_what_packing_writes_itself_is_stored_and_names_the_version(empty_store: Path, tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    tags = {publish(Package(package.name, package.files, texts={"sub/made.json": text})) for text in ("{}", "{ }")}
+    assert len(tags) == 2
+    stored = {(empty_store / tag.replace(":", "/") / "sub/made.json").read_text() for tag in tags}
+    assert stored == {"{}", "{ }"}
 
 
 def test_a_copy_does_not_change_with_its_source(empty_store: Path, tmp_path: Path) -> None:
