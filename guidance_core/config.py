@@ -156,6 +156,9 @@ class TrtllmSettings(_Section):
     llm_args: dict[str, Any] = Field(
         {}, description="Further arguments of `tensorrt_llm.LLM`, by its own names; none that the settings above set."
     )
+    step_timeout: float = Field(
+        120.0, gt=0, description="Seconds without any progress on a request after which TensorRT-LLM counts as hung."
+    )
     abort_timeout: float = Field(
         5.0, gt=0, description="Seconds after which an aborted sequence counts as gone even if nothing confirms it."
     )

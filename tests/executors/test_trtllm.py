@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -191,25 +192,42 @@ async def test_the_measured_mass_is_that_of_what_the_grammar_allows(
     assert all(mass is not None and 0 < mass < 1 for mass in masses)
 
 
-async def test_a_worker_that_dies_fails_what_is_in_flight_and_the_service(
-    checkpoint: Path, prompt_ids: list[int]
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_dies_or_hangs_fails_what_is_in_flight_and_the_service(
+    checkpoint: Path, prompt_ids: list[int], number: signal.Signals
 ) -> None:
-    executor = TrtllmExecutor(checkpoint, settings(guidance="processor"))
+    executor = TrtllmExecutor(checkpoint, settings(guidance="processor", step_timeout=1.0))
     with pytest.raises(ExecutorUnavailable):
         executor.check(make_request(prompt_ids))
     await executor.start()
     tasks = [asyncio.create_task(answer(executor, prompt_ids, max_tokens=400, ignore_eos=True)) for _ in range(3)]
     await settled(executor, lambda stats: stats.steps > 5)
-    executor._loaded_or_raise().llm._executor._process.kill()
+    worker = executor._loaded_or_raise().llm._executor._process
+    worker.send_signal(number)
     failures = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(failure, ExecutorUnavailable) for failure in failures)
     assert executor.health().state == "failed"
-    assert "must be started again" in executor.health().detail
+    assert "step_timeout): the service must be started again" in executor.health().detail
     with pytest.raises(ExecutorUnavailable):
         executor.check(make_request(prompt_ids))
+    worker.kill()
     await executor.shutdown()
     await executor.shutdown()
     assert executor.health().state == "stopped"
+
+
+async def test_a_worker_that_died_while_nothing_ran_is_noticed_by_the_next_request(
+    checkpoint: Path, prompt_ids: list[int]
+) -> None:
+    executor = TrtllmExecutor(checkpoint, settings(guidance="processor"))
+    await executor.start()
+    proxy = executor._loaded_or_raise().llm._executor
+    proxy._process.kill()
+    await asyncio.to_thread(proxy._worker_ended.wait, 10)
+    with pytest.raises(ExecutorUnavailable, match="has ended"):
+        await answer(executor, prompt_ids)
+    assert executor.health().state == "failed"
+    await executor.shutdown()
 
 
 async def test_with_the_overlap_scheduler_what_needs_our_processors_is_refused_by_name(

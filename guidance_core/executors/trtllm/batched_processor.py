@@ -2,8 +2,9 @@
 
 Its interface is ``BatchedLogitsProcessor`` in ``tensorrt_llm/sampling_params.py`` (any callable with this signature
 will do). The C++ executor of compiled engines calls it (``executor/base_worker.py`` of 1.0 to 1.2:
-``LogitsPostProcessorConfig(processor_batched=…, replicate=False)``): on the first rank of a tensor-parallel group,
-whose masked logits the others then get, so that all ranks see one mask.
+``LogitsPostProcessorConfig(processor_batched=…, replicate=False)``): on the first rank of a tensor-parallel group
+(``cpp/tensorrt_llm/batch_manager/logitsPostProcessor.cpp``), whose masked logits the others then get, so that all ranks
+see one mask.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator
 from copy import copy
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class TrtllmExecutor(Executor):
         self._compiling = 0
         self._counts = Counts()
         self._iteration: dict[str, Any] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """See `Executor.start`.
@@ -114,8 +115,8 @@ class TrtllmExecutor(Executor):
         """See `Executor.shutdown`."""
         self._health = Health("stopped", "The service is shutting down.")
         self._fail_all(ExecutorUnavailable(self._health.detail))
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         for flight in list(self._flights.values()):
             flight.release()
         loaded, self._loaded = self._loaded, None
@@ -327,8 +328,11 @@ class TrtllmExecutor(Executor):
             self._link.publish(flight.client_id, task)
         self._flights[task.key] = flight
         flight.start(self._land)
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(loaded.llm))
+        if not self._watching:
+            self._watching = [
+                asyncio.create_task(self._read_statistics(loaded.llm)),
+                asyncio.create_task(self._watch()),
+            ]
         return flight
 
     def _land(self, flight: Flight) -> None:
@@ -351,17 +355,39 @@ class TrtllmExecutor(Executor):
         check = getattr(self._loaded.llm, "_check_health", None) if self._loaded is not None else None
         if check is None or check():
             return GenerationFailed(f"TensorRT-LLM failed on this request: {error}")
+        self._give_up(f"TensorRT-LLM has ended ({error})")
+        return ExecutorUnavailable(self._health.detail)
+
+    def _give_up(self, why: str) -> None:
+        """The engine serves no more, and cannot be started twice in one process."""
         if self._state == "ready":
-            self._health = Health("failed", f"TensorRT-LLM has ended ({error}): the service must be started again.")
+            self._health = Health("failed", f"{why}: the service must be started again.")
             _log.critical(self._health.detail)
             self._fail_all(ExecutorUnavailable(self._health.detail))
-        return ExecutorUnavailable(self._health.detail)
+            for flight in list(self._flights.values()):
+                flight.release()
 
     def _fail_all(self, error: RequestError) -> None:
         for run in self._runs.values():
             run.deltas.put_nowait(error)
 
-    async def _watch(self, llm: Any) -> None:
+    async def _watch(self) -> None:
+        """Notice an engine that has work and does not get on with it.
+
+        In 1.2 nobody is told when a worker dies: what is in flight waits for ever, and ``LLM._check_health`` only knows
+        of a shutdown that was asked for (``llmapi/llm.py``, ``executor/executor.py``: ``is_shutdown``).
+        """
+        timeout = self._settings.trtllm.step_timeout
+        seen, since = (0, 0), time.monotonic()
+        while True:
+            await asyncio.sleep(min(1.0, timeout / 4))
+            progress = (self._counts.responses, self._iteration.get("iter", 0))
+            if progress != seen or not self._flights:
+                seen, since = progress, time.monotonic()
+            elif time.monotonic() - since > timeout:
+                self._give_up(f"TensorRT-LLM has made no progress in {timeout:g} s (trtllm.step_timeout)")
+
+    async def _read_statistics(self, llm: Any) -> None:
         """Keep the newest of the engine's own statistics."""
         while True:
             try:

@@ -26,8 +26,13 @@ Deltas = asyncio.Queue[TokenDelta | RequestError]
 
 @dataclass(slots=True)
 class Counts:
-    """Totals since the service started; see `ExecutorStats`."""
+    """Totals since the service started; see `ExecutorStats`.
 
+    Attributes:
+        responses: of the engine.
+    """
+
+    responses: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     sampled_tokens: int = 0
@@ -139,6 +144,7 @@ class Flight:
         choice, counts = self._choice, self._counts
         seen = 0
         async for output in self._result:
+            counts.responses += 1
             [completion] = output.outputs
             if completion.finish_reason == "cancelled":
                 return

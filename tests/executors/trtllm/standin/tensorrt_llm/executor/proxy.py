@@ -35,6 +35,8 @@ class GenerationExecutorProxy:
     """
 
     def __init__(self, args: BaseLlmArgs, backend: str) -> None:
+        self.doing_shutdown = False
+        self._worker_ended = threading.Event()
         self._results: dict[int, GenerationResult] = {}
         self._ids = itertools.count(1)
         self._stats: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[str]]] = []
@@ -56,7 +58,14 @@ class GenerationExecutorProxy:
         threading.Thread(target=self._read, daemon=True).start()
 
     def submit(self, result: T) -> T:
-        """Send a request to the worker."""
+        """Send a request to the worker.
+
+        Raises:
+            RuntimeError: it has ended, which nobody was told: what was in flight goes on waiting.
+        """
+        if self._worker_ended.is_set():
+            self.shutdown()
+            raise RuntimeError("Worker exited unexpectedly.")
         result.request_id = next(self._ids)
         self._results[result.request_id] = result
         params: SamplingParams = result.sampling_params
@@ -67,7 +76,8 @@ class GenerationExecutorProxy:
 
     def abort_request(self, client_id: int) -> None:
         """Ask the worker to stop a request."""
-        self._connection.send(("abort", client_id))
+        with contextlib.suppress(OSError):
+            self._connection.send(("abort", client_id))
 
     async def iteration_stats(self, timeout: float | None) -> AsyncIterator[dict[str, Any]]:
         """See `LLM.get_stats_async`."""
@@ -77,15 +87,17 @@ class GenerationExecutorProxy:
             while True:
                 yield json.loads(await asyncio.wait_for(queue.get(), timeout))
 
-    def is_alive(self) -> bool:
-        """Whether the worker runs."""
-        return self._process.poll() is None
-
     def shutdown(self) -> None:
         """End the worker."""
+        self.doing_shutdown = True
         if self._process.poll() is None:
-            self._connection.send(("shutdown",))
-            self._process.wait(10)
+            with contextlib.suppress(OSError):
+                self._connection.send(("shutdown",))
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def _read(self) -> None:
         while True:
@@ -99,9 +111,7 @@ class GenerationExecutorProxy:
                         loop.call_soon_threadsafe(queue.put_nowait, content)
             else:
                 self._respond(client_id, content)
-        self._process.wait()
-        for client_id in list(self._results):
-            self._respond(client_id, Response(error="The worker process ended."))
+        self._worker_ended.set()
 
     def _respond(self, client_id: int, response: Response) -> None:
         result = self._results.get(client_id)

@@ -88,7 +88,7 @@ class _BaseLLM:
         return self._executor.iteration_stats(timeout)
 
     def _check_health(self) -> bool:
-        return self._executor.is_alive()
+        return not self._executor.doing_shutdown
 
     def shutdown(self) -> None:
         """End the worker."""
