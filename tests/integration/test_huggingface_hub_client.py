@@ -50,6 +50,17 @@ def test_a_grammar_holds(client: InferenceClient) -> None:
     jsonschema.validate(json.loads(text), schema)
 
 
+def test_a_chat_is_answered_under_the_same_address(server: Server) -> None:
+    client = InferenceClient(base_url=f"{server.url}/tgi", timeout=60)
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    whole = client.chat_completion(messages, max_tokens=8, temperature=0.0)
+    chunks = list(client.chat_completion(messages, max_tokens=8, temperature=0.0, stream=True))
+
+    assert "Paris" in whole.choices[0].message.content
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole.choices[0].message.content
+
+
 def test_the_client_raises_its_own_errors(client: InferenceClient) -> None:
     with pytest.raises(ValidationError, match="typical_p"):
         client.text_generation(PROMPT, typical_p=0.5)

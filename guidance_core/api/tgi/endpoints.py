@@ -14,6 +14,7 @@ from guidance_core.api.streaming import started
 from guidance_core.api.tgi.answers import TokenWriter, Whole, event, stream_events, wholes
 from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
+from guidance_core.api.tgi.messages import MessagesBody, chat
 from guidance_core.api.tgi.requests import seeded_answers
 from guidance_core.errors import ExecutorUnavailable
 from guidance_core.output.stop_strings import MAX_STOP_STRINGS
@@ -165,6 +166,18 @@ ENDPOINTS = (
         body=CompatGenerateBody,
         examples=_EXAMPLES,
         aliases=("/tgi/",),  # clients post to their base URL as they were given it
+    ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/v1/chat/completions",
+        "tgi_chat",
+        "Answer a conversation, as OpenAI's chat completions do; any `model` means the one that is served.",
+        chat,
+        body=MessagesBody,
+        examples={
+            "plain": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
+        },
     ),
     Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
     Endpoint(

@@ -247,6 +247,7 @@ async def test_the_document_has_every_endpoint_and_an_example_for_each_that_take
         "/tgi/generate_stream",
         "/tgi/health",
         "/tgi/info",
+        "/tgi/v1/chat/completions",
         "/tokenize",
         "/v1/chat/completions",
         "/v1/completions",

@@ -337,6 +337,19 @@ async def test_wrong_addresses_have_its_shape(client: httpx.AsyncClient, method:
     assert response.json().keys() == {"error", "error_type"}
 
 
+async def test_a_chat_under_its_address_needs_no_model_and_fails_in_its_shape(
+    client: httpx.AsyncClient, hello: str
+) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    for named in ({}, {"model": None}, {"model": "tgi"}, {"model": "any"}):
+        response = await client.post("/tgi/v1/chat/completions", json={**named, "messages": messages})
+        assert response.json()["choices"][0]["message"]["content"] == hello
+    refused = await client.post("/tgi/v1/chat/completions", json={"messages": messages, "max_tokens": 0})
+
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert "max_tokens" in refused.json()["error"]
+
+
 async def test_the_info_tells_the_limits(client: httpx.AsyncClient) -> None:
     info = (await client.get("/tgi/info")).json()
 
