@@ -36,7 +36,8 @@ class ChoiceOutput:
 
     Attributes:
         completion_tokens: tokens so far that were sampled or forced, with end and stop tokens and with those of a stop
-            string, but nothing after it. For executors that answer text: at the end, the tokens of that text.
+            string, but nothing after it. For executors that answer text: at the end, the tokens of that text and the
+            end token.
         finish_reason: None until the choice has ended; then further deltas are ignored.
         stop_string: the stop string that ended the choice, or None. When it appears, the caller tells the executor
             (`Executor.finish_choice`), which knows nothing of stop strings.
@@ -153,7 +154,7 @@ class ChoiceOutput:
         if with_logprobs or self._waiting:
             logprobs = self._released()
         if self.finish_reason is not None and self._text_only:
-            self.completion_tokens = self._detokenizer.count(self.text)
+            self.completion_tokens = self._detokenizer.count(self.text) + (self.stop_token_id is not None)
         return TextDelta(text, logprobs, self.finish_reason)
 
     def _released(self) -> tuple[TokenTextLogprob, ...]:

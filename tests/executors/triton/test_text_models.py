@@ -229,6 +229,9 @@ async def test_a_served_model_answers_through_it_and_looks_for_stop_strings(
         assert pieces[-1].finish_reason == "stop"
         assert answer.completion_tokens == len(loaded.prompts.tokenizer.encode("The capital ").ids)
         await idle(triton_engine, "default")
+        whole = Answer(loaded, make_request(prompt_ids, max_tokens=20))
+        assert "".join([piece.text async for _, piece in whole.pieces()]) == "The capital of France is Paris."
+        assert whole.completion_tokens == len(["The", " capital", " of", " France", " is", " Paris", ".", "<|im_end|>"])
     finally:
         await loaded.executor.shutdown()
         loaded.grammars.close()
