@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import bentoml
 import pytest
 
-from guidance_core.packing import smollm2
+from guidance_core.packing import build, gpu, smollm2
 from guidance_core.packing.package import CannotPack
-from pack_model import main
+from pack_model import how_to_serve, main
+from tests.packing.engines import make_engine
 
 
 @pytest.fixture
@@ -79,6 +81,80 @@ def test_options_that_need_a_folder_are_refused_without_one(capsys: pytest.Captu
     with pytest.raises(SystemExit, match="2"):
         main(["--name", "mine"])
     assert "--name goes with FOLDER" in capsys.readouterr().err
+
+
+def test_an_engine_is_packed_with_the_way_to_serve_it(
+    empty_store: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = make_engine(tmp_path / "engine", max_batch_size=4)
+    assert main([str(engine), "--tokenizer", str(checkpoint), "--gpu", "H100", "--name", "mine"]) == 1
+    assert "another model's tokenizer" in capsys.readouterr().err
+    config = json.loads((engine / "config.json").read_text())
+    config["pretrained_config"]["vocab_size"] = 49152
+    (engine / "config.json").write_text(json.dumps(config))
+    assert main([str(engine), "--tokenizer", str(checkpoint), "--gpu", "H100", "--name", "mine"]) == 0
+    model = bentoml.models.get("mine:latest")
+    assert model.info.metadata["compute_capability"] == "9.0"
+    assert model.info.metadata["max_batch_size"] == 4
+    output = capsys.readouterr().out
+    assert "GUIDED_TRTLLM_EXECUTOR=trtllm GUIDED_TRTLLM_MODEL__TAG=mine bentoml serve ." in output
+
+
+def test_build_compiles_and_packs_under_the_checkpoints_name(
+    empty_store: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def compile_engine(steps: list[build.Step]) -> None:
+        commands.extend(steps)
+        engine = Path(steps[-1].command[steps[-1].command.index("--output") + 1])
+        make_engine(engine)
+        config = json.loads((engine / "config.json").read_text())
+        config["pretrained_config"]["vocab_size"] = 49152
+        (engine / "config.json").write_text(json.dumps(config))
+
+    monkeypatch.setattr(build, "run", compile_engine)
+    monkeypatch.setattr(gpu, "visible_gpus", lambda: [gpu.Gpu("NVIDIA L40S", "8.9")])
+    assert main([str(checkpoint), "--build", "--tp", "2", "--max-seq-len", "4096", "--name", "mine"]) == 0
+    assert "--tensor-parallel-size 2" in str(commands[0])
+    assert "max_seq_len=4096" in str(commands[0])
+    facts = bentoml.models.get("mine:latest").info.metadata
+    assert (facts["source"], facts["gpu"], facts["format"]) == (str(checkpoint), "NVIDIA L40S", "tensorrt-engine")
+
+
+def test_a_dry_run_prints_the_plan_and_stores_nothing(
+    empty_store: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--name", "mine", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "Would be packed as mine, 273 MB:" in output
+    assert f"model.safetensors  from {checkpoint / 'model.safetensors'}" in output
+    assert "kv_bytes_per_token: 23040.0" in output
+    converter = tmp_path / "convert_checkpoint.py"
+    converter.write_text("")
+    assert main([str(checkpoint), "--name", "mine", "--dry-run", "--build", "--converter", str(converter)]) == 0
+    output = capsys.readouterr().out
+    assert "1. Converting the checkpoint:" in output
+    assert "2. Compiling the engine:\n   trtllm-build --checkpoint_dir" in output
+    assert bentoml.models.list() == []
+
+
+def test_options_of_a_build_are_refused_without_one(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(checkpoint), "--max-seq-len", "4096"])
+    assert "--max-seq-len goes with --build" in capsys.readouterr().err
+
+
+def test_what_no_executor_runs_is_said_when_it_is_packed() -> None:
+    text = how_to_serve("mine", {"executor": "none", "quantization": "gptq"}, {}, Path("/store"))
+    assert "--build --converter" in text
+
+
+def test_a_repository_is_served_by_starting_triton_on_it() -> None:
+    text = how_to_serve("mine", {"executor": "triton"}, {"triton_model": "ensemble"}, Path("/store/mine/v1"))
+    assert "cd /store/mine/v1 && tritonserver --model-repository=triton_model_repository" in text
+    assert "GUIDED_TRTLLM_EXECUTOR=triton" in text
+    assert "GUIDED_TRTLLM_TRITON__MODEL=ensemble" in text
 
 
 def test_list_shows_each_model_with_its_labels(

@@ -17,6 +17,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "chat_template.j2",
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",

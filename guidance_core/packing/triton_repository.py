@@ -153,19 +153,20 @@ def _check_filled_in(file: Path, config: str) -> None:
 
 
 def _find(configs: dict[str, str], keys: tuple[str, ...], search: tuple[Path, ...]) -> Path | None:
-    """The folder that a parameter names; relative paths start at one of the folders of ``search``."""
+    """The folder that a parameter names, in the first of the models; relative paths start at a folder of ``search``."""
+    found: list[Path] = []
     for model, config in configs.items():
         for match in _PARAMETER.finditer(config):
             if match["key"] not in keys or not match["value"] or _UNFILLED.search(match["value"]):
                 continue
-            found = next((base / match["value"] for base in search if (base / match["value"]).is_dir()), None)
-            if found is None:
+            there = [base / match["value"] for base in search if (base / match["value"]).is_dir()]
+            if not there:
                 raise CannotPack(
                     f"{model}/config.pbtxt says {match['key']}: {match['value']}, and there is no such folder here. "
                     "Correct the path, and pack again."
                 )
-            return found
-    return None
+            found.append(there[0])
+    return found[0] if found else None
 
 
 def _relative(config: str, engine_path: str) -> str:
