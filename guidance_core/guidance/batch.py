@@ -37,6 +37,14 @@ _PARALLEL_COMMIT = 64
 where cores are idle, and up to 2 ms where a forward pass has just left its own threads spinning on them."""
 
 
+_PLAIN = frozenset({"json_schema", "json_object", "regex", "choice"})
+"""Kinds of grammars whose matchers judge a token as their masks do. Others may count tokens (``max_tokens``).
+
+Where tokens are forced, a mask allows nothing but the canonical one of them, but a matcher takes any that spells the
+same; so only sequences whose forced tokens have been consumed already are judged without a mask.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GuidanceRowTimes:
     """What one sequence's mask cost in one step.
@@ -120,6 +128,11 @@ class GuidanceBatch:
         self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
+        # A CPU's forward pass leaves no core idle, so nothing is hidden behind it: masks are filled where asked for.
+        self._ahead = torch.device(device).type != "cpu"
+        self._filled: set[int] = set()
+        self._seconds = 0.0
+        self._judged_alone: set[int] = set()
         self._times: dict[int, GuidanceRowTimes] = {}
 
     def prepare(self, grammar: Grammar, *, complete: bool = False) -> bool:
@@ -145,6 +158,8 @@ class GuidanceBatch:
             raise InvalidGrammar(matcher.get_error())
         prototype.copies += 1
         self._matchers[sequence_id] = matcher.deep_copy()
+        if grammar.kind in _PLAIN and self._settings.forced_tokens:
+            self._judged_alone.add(sequence_id)
 
     def complete(
         self, sequence_id: int, grammar: Grammar, *, max_tokens: int, stop_token_ids: Sequence[int] = ()
@@ -189,43 +204,40 @@ class GuidanceBatch:
             max_tokens,
             self._vocabulary,
             stop_token_ids=stop_token_ids,
-            plain=grammar.kind in ("json_schema", "json_object", "regex", "choice"),
+            plain=grammar.kind in _PLAIN,
         )
 
     def remove(self, sequence_id: int) -> None:
         """Forget a sequence, at any time between two steps' calls. Unknown ids are ignored."""
         self._matchers.pop(sequence_id, None)
         self._endings.pop(sequence_id, None)
+        self._judged_alone.discard(sequence_id)
 
     def start(self, sequence_id: int) -> Commit:
         """Where a new sequence stands before anything is sampled, with what the grammar forces at once."""
         return self._standing(sequence_id, self._consume_forced(sequence_id))
 
     def begin(self, rows: Sequence[tuple[int, int]]) -> None:
-        """Start filling masks behind the forward pass.
+        """Start filling masks behind the forward pass; on a CPU, they are filled where they are asked for.
 
         Args:
             rows: (row of the logits, sequence id) for each sequence whose next token is sampled in this step.
         """
         self._settle()
         self._rows = list(rows)
+        self._filled.clear()
+        self._seconds = 0.0
         self._times = {}
-        if self._rows:
-            matchers = [(self._matchers[sequence_id], index) for index, (_, sequence_id) in enumerate(self._rows)]
-            self._filling = self._mask_worker.submit(self._fill, matchers)
+        if self._rows and self._ahead:
+            self._filling = self._mask_worker.submit(self._fill, range(len(self._rows)))
 
     def wait(self) -> dict[int, GuidanceRowTimes]:
-        """Wait until the masks that `begin` started are filled, and say what each cost, by sequence id."""
-        if self._filling is not None:
-            waited = time.perf_counter()
-            filling, self._filling = self._filling, None
-            share = 1 / len(self._rows)
-            mask_seconds = filling.result() * share
-            wait_seconds = min((time.perf_counter() - waited) * share, mask_seconds)
-            times = GuidanceRowTimes(mask_seconds, wait_seconds)
-            for _, sequence_id in self._rows:
-                error = self._error(sequence_id)
-                self._times[sequence_id] = times if error is None else replace(times, error=error)
+        """Wait until the masks that `begin` started are filled, and say what each row's cost, by sequence id."""
+        if self._ahead:
+            self._wait_for_filling()
+        elif self._rows:
+            share = self._seconds / len(self._rows)
+            self._note(GuidanceRowTimes(share, share))
         return self._times
 
     def apply(self, logits: torch.Tensor) -> dict[int, GuidanceRowTimes]:
@@ -240,7 +252,7 @@ class GuidanceBatch:
         if not self._rows:
             return {}
         self.mask(logits, range(len(self._rows)), [row for row, _ in self._rows])
-        return self._times
+        return self.wait()
 
     def allows(self, tokens: Sequence[int]) -> list[bool]:
         """Whether the masks allow a token each; waits for masks that are not done.
@@ -248,12 +260,13 @@ class GuidanceBatch:
         Args:
             tokens: a token id for each row of `begin`, in its order.
         """
-        self.wait()
-        words = self._bitmask.numpy()
-        return [
-            token >> 5 < words.shape[1] and bool(words[index, token >> 5] >> (token & 31) & 1)
-            for index, token in enumerate(tokens)
-        ]
+        if self._ahead:
+            self._wait_for_filling()
+            return [self._is_set(index, token) for index, token in enumerate(tokens)]
+        start = time.perf_counter()
+        allowed = [self._allows(index, token) for index, token in enumerate(tokens)]
+        self._seconds += time.perf_counter() - start
+        return allowed
 
     def mask(self, logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int]) -> None:
         """Mask some logits, in place; waits for masks that are not done.
@@ -263,7 +276,7 @@ class GuidanceBatch:
             chosen: which masks to apply: increasing indices into the rows of `begin`.
             rows: the row of ``logits`` for each of ``chosen``.
         """
-        self.wait()
+        self._ensure(chosen)
         everyone = len(chosen) == len(self._rows)
         mask_logits(logits, self._bitmask if everyone else self._bitmask[torch.tensor(chosen)], rows=rows)
 
@@ -277,9 +290,9 @@ class GuidanceBatch:
         Returns:
             As `apply`.
         """
-        self.wait()
+        self._ensure(range(len(rows)))
         mask_logits(list(rows), self._bitmask[: len(rows)])
-        return self._times
+        return self.wait()
 
     def settle(self, chosen: Sequence[int], tokens: Sequence[int]) -> list[int]:
         """What to take where these tokens were sampled: themselves, unless a sequence that must be `complete` could
@@ -291,7 +304,8 @@ class GuidanceBatch:
         """
         if not self._endings:
             return list(tokens)
-        self.wait()
+        if self._ahead:
+            self._wait_for_filling()
         settled = []
         for index, token in zip(chosen, tokens, strict=True):
             ending = self._endings.get(self._rows[index][1])
@@ -383,19 +397,58 @@ class GuidanceBatch:
     def _compile(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
 
-    def _fill(self, matchers: list[tuple[LLMatcher, int]]) -> float:
+    def _wait_for_filling(self) -> None:
+        if self._filling is not None:
+            waited = time.perf_counter()
+            filling, self._filling = self._filling, None
+            share = 1 / len(self._rows)
+            mask_seconds = filling.result() * share
+            self._note(GuidanceRowTimes(mask_seconds, min((time.perf_counter() - waited) * share, mask_seconds)))
+
+    def _note(self, times: GuidanceRowTimes) -> None:
+        for _, sequence_id in self._rows:
+            error = self._error(sequence_id)
+            self._times[sequence_id] = times if error is None else replace(times, error=error)
+
+    def _ensure(self, chosen: Sequence[int]) -> None:
+        """Have the masks of some rows."""
+        if self._ahead:
+            self._wait_for_filling()
+            return
+        missing = [index for index in chosen if index not in self._filled]
+        if missing:
+            self._filled.update(missing)
+            self._seconds += self._fill(missing)
+
+    def _allows(self, index: int, token: int) -> bool:
+        """Whether a row's grammar allows a token, without its mask if there is none and the matcher can tell."""
+        sequence_id = self._rows[index][1]
+        if index in self._filled or sequence_id not in self._judged_alone or sequence_id in self._endings:
+            self._ensure([index])
+            return self._is_set(index, token)
+        matcher = self._matchers[sequence_id]
+        if token in self._eos:
+            return matcher.is_accepting()
+        return token < self._tokenizer.vocab_size and matcher.validate_tokens([token]) == 1
+
+    def _is_set(self, index: int, token: int) -> bool:
+        words = self._bitmask.numpy()
+        return token >> 5 < words.shape[1] and bool(words[index, token >> 5] >> (token & 31) & 1)
+
+    def _fill(self, chosen: Sequence[int]) -> float:
         start = time.perf_counter()
         rows, words = self._bitmask.shape
+        matchers = [(self._matchers[self._rows[index][1]], index) for index in chosen]
         self._executor.unsafe_compute_mask_ptr(matchers, self._bitmask.data_ptr(), words * 4, rows)
         if self._endings:
-            self._narrow()
+            self._narrow(chosen)
         return time.perf_counter() - start
 
-    def _narrow(self) -> None:
+    def _narrow(self, chosen: Sequence[int]) -> None:
         """Leave in the masks of sequences that have no token to spare only what leads to an end."""
         masks = self._bitmask.numpy()
-        for index, (_, sequence_id) in enumerate(self._rows):
-            ending = self._endings.get(sequence_id)
+        for index in chosen:
+            ending = self._endings.get(self._rows[index][1])
             allowed = None if ending is None else ending.narrow()
             if allowed is not None:
                 masks[index] = 0

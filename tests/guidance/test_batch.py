@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llguidance import LLTokenizer
 
 from guidance_core.config import GuidanceSettings
@@ -18,6 +20,7 @@ from guidance_core.grammar import constraint
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.guidance.batch import Commit, GuidanceBatch
+from tests.grammar.random_grammars import random_constraint
 
 MakeBatch = Callable[..., GuidanceBatch]
 ORDER = {
@@ -334,3 +337,30 @@ def test_no_thread_is_left_after_closing(make_batch: MakeBatch, grammar: Callabl
     batch.close()
     left = {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("guidance")}
     assert not left
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_token_that_is_asked_for_is_allowed_where_the_mask_allows_it(seed: int, ll_tokenizer: LLTokenizer) -> None:
+    draw = random.Random(seed)
+    judged = random_constraint(draw)
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
+    guidance = GuidanceSettings(threads=1, forced_tokens=draw.random() < 0.5)
+    grammar = asyncio.run(compiler.compile(judged.constraint)).grammar
+    compiler.close()
+    size = ll_tokenizer.vocab_size
+    batch = GuidanceBatch(ll_tokenizer, vocab_size=size + 9, max_rows=1, settings=guidance)
+    batch.add(1, grammar)
+    commit = batch.start(1)
+    for _ in range(25):
+        if commit.stopped:
+            break
+        batch.begin([(0, 1)])
+        asked = [token for token in range(size + 9) if batch.allows([token])[0]]
+        logits = torch.zeros(1, size + 9)
+        batch.mask(logits, [0], [0])
+        assert asked == torch.nonzero(logits[0] == 0)[:, 0].tolist()
+        commit = batch.commit([(1, draw.choice(asked))])[1]
+        if not commit.error and draw.random() < 0.1 and commit.accepting:
+            break
+    batch.close()

@@ -54,9 +54,10 @@ class Asked:
     outputs: list[ChoiceOutput]
     arrival: int
     abort: int | None
+    refused: bool = False
 
     def is_over(self) -> bool:
-        return all(output.finish_reason is not None for output in self.outputs)
+        return self.refused or all(output.finish_reason is not None for output in self.outputs)
 
 
 class Scenario:
@@ -85,7 +86,11 @@ class Scenario:
                 if asked.abort is not None and step == asked.arrival + asked.abort:
                     self._engine.abort(key)
             stepped = self._engine.step()
-            assert stepped.failures == []
+            for key, failure in stepped.failures:
+                # Only an ending that must fit can ask too much.
+                assert self.asked[key].request.complete, failure
+                assert failure.param in ("fit_to_max_tokens", "max_tokens"), failure
+                self.asked[key].refused = True
             for key, delta in stepped.deltas:
                 asked = self.asked[key]
                 output = asked.outputs[delta.index]
@@ -94,6 +99,8 @@ class Scenario:
                 output.push(delta)
                 if output.stop_string is not None:
                     self._engine.finish_choice(key, delta.index)
+                if asked.request.complete and output.stop_string is None:
+                    assert output.finish_reason != "length", asked.judged.constraint
                 if output.finish_reason == "stop":
                     assert asked.judged.satisfied_by(output.text), (asked.judged.constraint, output.text)
             step += 1
@@ -115,6 +122,7 @@ class Scenario:
             ),
             grammar=grammar,
             stop=stop,
+            complete=draw.random() < 0.3,
             measure_mass=draw.random() < 0.5,
         )
         outputs = [
