@@ -200,6 +200,18 @@ class TritonSettings(_Section):
     tls_client_key: str | None = Field(None, description="PEM file with that certificate's key.")
 
 
+class LoraSettings(_Section):
+    """Low-rank adapters of the model, each a choice that clients have by its name."""
+
+    folder: str | None = Field(
+        None, description="Folder whose sub-folders are adapters in PEFT's format; without one there are none."
+    )
+    max_loaded: int = Field(
+        8, ge=1, description="Most adapters in memory; one that no request uses makes room for another."
+    )
+    max_rank: int = Field(64, ge=1, description="Largest rank of an adapter.")
+
+
 class GuidanceSettings(_Section):
     """Grammars: compiling and enforcing them."""
 
@@ -243,6 +255,7 @@ class Settings(_Section):
     torch: TorchSettings = TorchSettings()
     trtllm: TrtllmSettings = TrtllmSettings()
     triton: TritonSettings = TritonSettings()
+    lora: LoraSettings = LoraSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     server: ServerSettings = ServerSettings()
 

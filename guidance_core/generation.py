@@ -19,6 +19,10 @@ where the grammar does not end. Failures are exceptions (`errors`), never finish
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "llguidance", "tools", "reasoning"]
 
+LoadLoraWeights = Literal["auto", "never", "always"]
+"""When an adapter's weights are read: where they are not loaded; never, so that the request fails where they are not
+loaded; or again, even where they are. llgtrt's names."""
+
 GrammarRoute = Literal["exact", "rewritten", "checked"]
 """How a grammar stands to what the client wrote.
 
@@ -53,13 +57,28 @@ class Grammar:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """A low-rank adapter (LoRA) that a request wants applied to the model.
+
+    Attributes:
+        name: as clients know it.
+        path: absolute path of its folder, in PEFT's format.
+        load: see `LoadLoraWeights`.
+    """
+
+    name: str
+    path: str
+    load: LoadLoraWeights = "auto"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen. Every field is honoured or the request is refused.
 
     The order of operations on the logits of a row is: ``logit_bias``, penalties, ``min_tokens`` (end tokens forbidden),
-    grammar mask, ``temperature``, ``top_k``, ``top_p``, ``min_p``, draw. A grammar that allows nothing but the end wins
-    over ``min_tokens``.
+    ``bad_token_ids``, grammar mask, ``temperature``, ``top_k``, ``top_p``, ``min_p``, draw. A grammar that allows
+    nothing but what ``min_tokens`` or ``bad_token_ids`` forbid wins over them, and so do the tokens that it forces.
 
     Attributes:
         max_tokens: most tokens to answer per choice, at least 1; forced tokens count.
@@ -80,6 +99,8 @@ class SamplingParams:
             log-softmax of the model's raw logits: before bias, penalties, mask and temperature.
         stop_token_ids: tokens that end a choice besides the model's own end tokens; never part of the answer.
         ignore_eos: the model's own end tokens do not end the answer (they may still be sampled).
+        bad_token_ids: sequences of at least one token that must not come in the answer: the last token of each is
+            forbidden where the others are the answer's last ones.
     """
 
     max_tokens: int
@@ -97,6 +118,7 @@ class SamplingParams:
     logprobs: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    bad_token_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +135,8 @@ class GenerationRequest:
             to what still leads to an end. Only with a grammar.
         measure_mass: measure `GuidanceTimes.allowed_mass` at every sampled token. It costs another pass over the
             logits; executors may measure it now and then without being asked.
+        lora: the adapter to answer with, or None for the model as it is.
+        priority: of the requests that wait, those with the lowest number start first, in the order in which they came.
     """
 
     request_id: str
@@ -122,6 +146,8 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     complete: bool = False
     measure_mass: bool = False
+    lora: LoraAdapter | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from guidance_core.executors.base import ModelLimits
 from guidance_core.generation import GenerationRequest, SamplingParams
 
@@ -46,6 +46,30 @@ def check_request(request: GenerationRequest, limits: ModelLimits, *, max_choice
         )
 
 
+def refuse_lora(request: GenerationRequest, mend: str) -> None:
+    """Refuse an adapter where there are none.
+
+    Raises:
+        Unsupported: the request wants one; ``mend`` says what to do.
+    """
+    if request.lora is not None:
+        raise Unsupported(f"The adapter {request.lora.name!r} cannot be applied: {mend}", param="lora_model")
+
+
+def refuse_priority(request: GenerationRequest, executor: str) -> None:
+    """Refuse a priority where the executor has an order of its own.
+
+    Raises:
+        Unsupported: the request has one.
+    """
+    if request.priority:
+        raise Unsupported(
+            f"priority is {request.priority}, but the executor '{executor}' starts requests in the order in which they "
+            "come: leave it out.",
+            param="priority",
+        )
+
+
 def _check_ranges(sampling: SamplingParams, limits: ModelLimits, max_choices: int) -> None:
     def require(holds: bool, name: str, wanted: str) -> None:
         if not holds:
@@ -67,6 +91,9 @@ def _check_ranges(sampling: SamplingParams, limits: ModelLimits, max_choices: in
     _check_tokens("logit_bias", sampling.logit_bias, limits)
     require(all(map(math.isfinite, sampling.logit_bias.values())), "logit_bias", "finite numbers")
     _check_tokens("stop_token_ids", sampling.stop_token_ids, limits)
+    require(all(sampling.bad_token_ids), "bad_token_ids", "sequences of at least one token")
+    for sequence in sampling.bad_token_ids:
+        _check_tokens("bad_token_ids", sequence, limits)
 
 
 def _check_tokens(name: str, token_ids: tuple[int, ...] | dict[int, float], limits: ModelLimits) -> None:

@@ -15,6 +15,7 @@ from guidance_core.config import TorchSettings
 from guidance_core.errors import GenerationFailed, RequestError
 from guidance_core.executors.base import ExecutorStats
 from guidance_core.executors.torch.logprobs import token_logprobs
+from guidance_core.executors.torch.lora_cache import LoraCache
 from guidance_core.executors.torch.messages import Stepped
 from guidance_core.executors.torch.sampler import Sample, sample
 from guidance_core.executors.torch.scheduler import Plan, Scheduler, Work
@@ -69,11 +70,19 @@ class Engine:
         runner: the model.
         guidance: the batch's matchers; None where the model's tokenizer does not allow any.
         settings: of the executor.
+        adapters: of the requests that want one; None where there are none.
     """
 
-    def __init__(self, runner: Runner, guidance: GuidanceBatch | None, settings: TorchSettings) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        guidance: GuidanceBatch | None,
+        settings: TorchSettings,
+        adapters: LoraCache | None = None,
+    ) -> None:
         self._runner = runner
         self._guidance = guidance
+        self._adapters = adapters
         self._slots = Slots(runner.num_slots, runner.max_model_len, share=settings.prefix_cache)
         self._scheduler = Scheduler(self._slots, settings.max_num_tokens)
         self._eos = tuple(token for token in runner.eos_token_ids if token < runner.vocab_size)
@@ -147,9 +156,19 @@ class Engine:
         )
 
     def _admit_compiled(self) -> None:
-        """Queue the requests that have no grammar or whose grammar is compiled; the others do not hold them up."""
+        """Queue the requests that have no grammar or whose grammar is compiled; the others do not hold them up.
+
+        One whose adapter has no room until others end holds up those behind it that want one, too, or it might wait
+        for ever.
+        """
         compiling: deque[tuple[int, GenerationRequest]] = deque()
+        crowded = False
         for key, request in self._compiling:
+            if request.lora is not None and self._adapters is not None:
+                crowded = crowded or not self._adapters.has_room(request.lora)
+                if crowded:
+                    compiling.append((key, request))
+                    continue
             if (
                 request.grammar is None
                 or self._guidance is None
@@ -168,9 +187,13 @@ class Engine:
 
     def _enqueue(self, key: int, request: GenerationRequest) -> None:
         seed = random.getrandbits(64) if request.sampling.seed is None else request.sampling.seed
+        lora = None
+        if request.lora is not None:
+            assert self._adapters is not None, "check() refuses adapters where there are none"
+            lora = self._adapters.acquire(request.lora)
         choices = self._sequences[key] = {}
         for index in range(request.sampling.n):
-            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed)
+            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed, lora=lora)
             self._next_id += 1
             choices[index] = sequence
             self._scheduler.add(sequence)
@@ -331,6 +354,8 @@ class Engine:
         del choices[sequence.index]
         if not choices:
             del self._sequences[sequence.key]
+            if self._adapters is not None and sequence.lora is not None:
+                self._adapters.release(sequence.lora)
 
     def _fail(self, sequence: Sequence, message: str, work: Work | None = None) -> None:
         """End the request that a sequence belongs to. What ``work`` wrote, and all under it, cannot be trusted."""

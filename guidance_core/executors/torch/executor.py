@@ -18,7 +18,7 @@ from typing import TypeVar
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, InvalidRequest, QueueFull, RequestError, Unsupported
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request
+from guidance_core.executors.request_limits import check_request, refuse_lora
 from guidance_core.executors.torch.messages import (
     Abort,
     FinishChoice,
@@ -118,6 +118,8 @@ class TorchExecutor(Executor):
         check_request(request, loaded.limits, max_choices=self._settings.server.max_choices)
         if request.grammar is not None and loaded.no_grammars is not None:
             raise Unsupported(f"This model cannot be constrained by a grammar. {loaded.no_grammars}")
+        if self._settings.lora.folder is None:
+            refuse_lora(request, "set lora.folder, where adapters are.")
         if request.request_id in self._keys:
             raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")
         capacity = loaded.stats.slots + self._settings.server.max_queue_size

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from guidance_core.config import TorchSettings
+from guidance_core.config import LoraSettings, TorchSettings
 from guidance_core.executors.torch import attention, self_check
 from guidance_core.executors.torch.attention_plan import AttentionPlan, Span
 from guidance_core.executors.torch.kv_cache import KVCache
+from guidance_core.executors.torch.lora import AdaptedLayers, adaptable_layers
+from guidance_core.executors.torch.lora_file import BadAdapter, LayerDelta, read_adapter
 from guidance_core.executors.torch.packed_linear import can_pack, pack_linear_layers
 from guidance_core.executors.torch.segment import Segment
 
@@ -44,13 +46,21 @@ class ModelRunner:
         dtype: what the model computes in.
     """
 
-    def __init__(self, model_path: Path, settings: TorchSettings, *, trust_remote_code: bool) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        settings: TorchSettings,
+        *,
+        trust_remote_code: bool,
+        lora: LoraSettings | None = None,
+    ) -> None:
         """Load the model and check that it can be served.
 
         Args:
             model_path: a Hugging Face checkpoint folder.
             settings: device, dtype, sizes.
             trust_remote_code: whether Python code from the folder may run.
+            lora: largest rank and the like, where adapters are served.
 
         Raises:
             ValueError: the model or the settings cannot be served; the message says why and what to do.
@@ -65,8 +75,15 @@ class ModelRunner:
         self.num_slots = settings.max_batch_size
         self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._cache = KVCache(self_check.SLOTS, self_check.LENGTH)
+        self._lora = lora
+        self._adapted = AdaptedLayers(self._model)
+        self._adaptable: dict[str, tuple[int, int]] = {}
         try:
             reference = self_check.reference_logits(self._model, self.device)
+            if lora is not None:
+                self._adaptable = adaptable_layers(
+                    self._model, lambda: self_check.reference_logits(self._model, self.device), self_check.LENGTH
+                )
             self_check.check_masks(self._model, self.max_model_len, self.device)
             self._model.set_attn_implementation(attention.NAME)
             if settings.packed_linear and can_pack(self.device, self.dtype):
@@ -112,19 +129,35 @@ class ModelRunner:
                 wanted.extend(range(begin if segment.logits == "all" else end - 1, end))
         rows = torch.tensor(wanted, dtype=torch.int64, device=self.device)
         self._cache.begin(torch.tensor(cache_rows, device=self.device))
+        adapted = [
+            (segment.lora, range(begin, begin + len(segment.token_ids)))
+            for segment, begin in zip(segments, first, strict=True)
+            if segment.lora is not None
+        ]
         token = attention.current_plan.set(plan)
         try:
-            output = self._model(
-                input_ids=torch.tensor([ids], device=self.device),
-                position_ids=torch.tensor([positions], device=self.device),
-                past_key_values=self._cache,
-                use_cache=True,
-                **({"logits_to_keep": rows} if self._keeps_logits else {}),
-            )
+            with self._adapted.applied(adapted, self.device):
+                output = self._model(
+                    input_ids=torch.tensor([ids], device=self.device),
+                    position_ids=torch.tensor([positions], device=self.device),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    **({"logits_to_keep": rows} if self._keeps_logits else {}),
+                )
         finally:
             attention.current_plan.reset(token)
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
+
+    def read_adapter(self, folder: Path) -> dict[str, LayerDelta]:
+        """A low-rank adapter's weights, for a `LoadedAdapter`.
+
+        Raises:
+            BadAdapter: it is not for this model, or no adapters are served.
+        """
+        if self._lora is None:
+            raise BadAdapter("lora.folder is not set")
+        return read_adapter(folder, self._adaptable, max_rank=self._lora.max_rank, dtype=self.dtype, device=self.device)
 
     @torch.no_grad()
     def copy_prefix(self, source: int, target: int, length: int) -> None:

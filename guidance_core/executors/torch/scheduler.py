@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,7 +36,8 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served, for a slot and for prefill; whoever answers already goes on at every step.
+    """First come, first served, for a slot and for prefill, but lower `GenerationRequest.priority` first for a slot;
+    whoever answers already goes on at every step.
 
     Args:
         slots: of the KV cache.
@@ -59,7 +61,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=lambda waiting: (waiting.request.priority, waiting.id))
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is, and free its slot, which keeps the tokens that were run."""
@@ -131,6 +133,6 @@ class Scheduler:
             end, logits = min(end, scoring), "none"
         else:
             logits = "all"
-        segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits)
+        segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora)
         plan.work.append(Work(sequence, segment))
         return end - start

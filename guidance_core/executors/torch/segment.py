@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from guidance_core.executors.torch.lora import LoadedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +19,11 @@ class Segment:
         start: position of ``token_ids[0]``; the slot holds keys and values of all positions below.
         token_ids: 1 (decode), a few (forced tokens) or a chunk of a prompt; at least one.
         logits: of which tokens logits are wanted.
+        lora: the adapter to run them with, or None.
     """
 
     slot: int
     start: int
     token_ids: Sequence[int]
     logits: Literal["none", "last", "all"]
+    lora: LoadedAdapter | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from guidance_core.executors.torch.draws import choice_seed, uniform
 from guidance_core.executors.torch.token_counts import TokenCounts
 from guidance_core.generation import FinishReason, GenerationRequest, GuidanceTimes, TokenDelta, TokenLogprob
+
+if TYPE_CHECKING:
+    from guidance_core.executors.torch.lora import LoadedAdapter
 
 
 class Sequence:
@@ -25,13 +29,22 @@ class Sequence:
         slot: KV cache slot, None while waiting.
         computed: how many tokens' keys and values are in the slot.
         cached: how many of them came out of the prefix cache.
+        lora: the adapter that it is run with; None for the model as it is.
         accepting: the answer so far is in the grammar (meaningless without one).
         counts: for penalties, None where there are none.
         finish_reason: set once the answer is complete; log-probabilities of its last tokens may still be missing.
     """
 
     def __init__(
-        self, id: int, key: int, index: int, request: GenerationRequest, *, eos_token_ids: Tokens[int], seed: int
+        self,
+        id: int,
+        key: int,
+        index: int,
+        request: GenerationRequest,
+        *,
+        eos_token_ids: Tokens[int],
+        seed: int,
+        lora: LoadedAdapter | None = None,
     ) -> None:
         """A choice that nothing has been computed for.
 
@@ -42,6 +55,7 @@ class Sequence:
             request: checked before (`executors.limits`).
             eos_token_ids: the model's own end tokens.
             seed: the request's, or a fresh one where it has none.
+            lora: see the class.
         """
         sampling = request.sampling
         self.id = id
@@ -51,6 +65,7 @@ class Sequence:
         self.sampling = sampling
         self.prompt: npt.NDArray[np.int32] = np.array(request.prompt_ids, dtype=np.int32)
         self.tokens = list(request.prompt_ids)
+        self.lora = lora
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0

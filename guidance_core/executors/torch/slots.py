@@ -32,6 +32,7 @@ class _Slot:
     tokens: npt.NDArray[np.int32]
     length: int = 0
     key: int | None = None
+    lora: int | None = None
     live: bool = False
     released: int = 0
 
@@ -77,7 +78,7 @@ class Slots:
 
     def may_share(self, a: Sequence, b: Sequence) -> bool:
         """Whether two sequences may use each other's prefix."""
-        return self._share or a.key == b.key
+        return _adapter(a) == _adapter(b) and (self._share or a.key == b.key)
 
     def place(self, sequence: Sequence) -> Placement:
         """Give a free slot to a sequence. There must be one.
@@ -95,7 +96,7 @@ class Slots:
         else:
             slot, cached, source = oldest, 0, None
         slot.length = cached
-        slot.key, slot.live = sequence.key, True
+        slot.key, slot.lora, slot.live = sequence.key, _adapter(sequence), True
         self.free -= 1
         return Placement(slot.index, cached, source)
 
@@ -124,7 +125,14 @@ class Slots:
         for slot in self._slots:
             if slot.length < max(length, 1) or not (self._share or slot.key == sequence.key):
                 continue
+            if slot.lora != _adapter(sequence):
+                continue  # the same tokens, but other keys and values
             common = common_prefix(slot.tokens[: slot.length], prompt)
             if common > length or (common == length > 0 and best is not None and best.live and not slot.live):
                 best, length = slot, common
         return best, length
+
+
+def _adapter(sequence: Sequence) -> int | None:
+    """What besides its tokens a sequence's keys and values depend on; a number, which keeps no weights in memory."""
+    return None if sequence.lora is None else sequence.lora.id

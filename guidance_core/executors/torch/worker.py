@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from guidance_core.executors.base import ModelLimits
 from guidance_core.executors.torch.engine import Engine
+from guidance_core.executors.torch.lora_cache import LoraCache
 from guidance_core.executors.torch.messages import (
     Abort,
     Command,
@@ -81,7 +82,13 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
     """
     settings = load.settings
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    runner = ModelRunner(load.model_path, settings.torch, trust_remote_code=settings.model.trust_remote_code)
+    lora = settings.lora if settings.lora.folder is not None else None
+    runner = ModelRunner(
+        load.model_path,
+        settings.torch,
+        trust_remote_code=settings.model.trust_remote_code,
+        lora=lora,
+    )
     guidance, no_grammars = None, None
     try:
         guidance = GuidanceBatch(
@@ -94,7 +101,8 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
     except ValueError as error:
         no_grammars = str(error)
         _log.warning("Grammars cannot be enforced with this model: %s", no_grammars)
-    engine = Engine(runner, guidance, settings.torch)
+    adapters = None if lora is None else LoraCache(runner.read_adapter, lora.max_loaded)
+    engine = Engine(runner, guidance, settings.torch, adapters)
     runner.warm_up()
     limits = ModelLimits(runner.vocab_size, runner.max_model_len, runner.eos_token_ids)
     return engine, Ready(limits, engine.stats(), no_grammars)
