@@ -13,9 +13,9 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --prefer-bina
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-serve: .venv/serving model  ## serve the model on port 3000 (PORT=… for another one)
+serve: .venv/serving model  ## serve the model on port 3000 (PORT=… for another one, ARGS='--arg name=value' for settings)
 	@echo "==> Starting the service on http://127.0.0.1:$(PORT)"
-	@exec $(BIN)/bentoml serve . --port $(PORT)
+	@exec $(BIN)/bentoml serve . --port $(PORT) $(ARGS)
 
 model: .venv/serving  ## pack the default model into the Bento model store if it is missing
 	@echo "==> Model"

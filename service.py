@@ -29,7 +29,7 @@ class GuidedLLM:
     """An OpenAI-compatible LLM service whose structured output is guaranteed."""
 
     def __init__(self) -> None:
-        self.served = gets.state.served = ServedModel(load_settings())
+        self.served = gets.state.served = ServedModel(load_settings(arguments=vars(bentoml.use_arguments())))
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -2,16 +2,15 @@
 
 A setting is read from the JSON5 files that ``GUIDED_TRTLLM_CONFIG`` names (separated as in ``PATH``; merged in order,
 the last one wins), then from environment variables named ``GUIDED_TRTLLM_<SECTION>__<FIELD>``, such as
-``GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE=8`` or ``GUIDED_TRTLLM_EXECUTOR=torch``. ``null`` stands for no value. Unknown
-names and bad values are errors.
+``GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE=8`` or ``GUIDED_TRTLLM_EXECUTOR=torch``, then from ``bentoml serve``'s arguments,
+such as ``--arg torch.max_batch_size=8``. ``null`` stands for no value. Unknown names and bad values are errors.
 
-``python -m guidance_core.config`` prints the settings in force as a JSON5 file, comments included.
+``python -m guidance_core.config`` prints the settings in force as a JSON5 file, comments included (`print_config`).
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from guidance_core.tool_format import ToolFormatName
 
 PREFIX = "GUIDED_TRTLLM_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+ARGUMENT = "--arg"
 
 Keys = tuple[str, ...]
 """Where a setting is: ``("torch", "max_batch_size")``, ``("executor",)``."""
@@ -48,7 +48,33 @@ class ModelSettings(_Section):
         None, description="Name that clients send as `model`; by default the tag's name without version."
     )
     chat_template: str | None = Field(
-        None, description="File with a Jinja chat template to use instead of the model's own."
+        None,
+        description="File with a Jinja chat template, or the template itself, to use instead of the model's own; a "
+        "file chat_template.j2 in the model's folder does the same.",
+    )
+    history_template: str | None = Field(
+        None,
+        description="File with a Liquid template, as openai_trtllm has them, to use instead of a chat template: it "
+        "gets `items`, each with `identity` (System, User, Assistant, Tool), `content` and `name`.",
+    )
+    bos_token: str | None = Field(
+        None,
+        description="Token that begins prompts, in place of what the tokenizer adds by itself; empty, and none does. "
+        "Chat templates get it as `bos_token`.",
+    )
+    eos_token: str | None = Field(
+        None, description="Token that ends answers, in place of the model's own. Chat templates get it as `eos_token`."
+    )
+    n_vocab_override: int | None = Field(
+        None,
+        ge=1,
+        description="Width of the logits of a model whose config.json is wrong about it (`vocab_size`). Executors "
+        "`trtllm` and `triton`; `torch` asks the model itself.",
+    )
+    json_start_token: str | None = Field(
+        None,
+        description="Special token that comes before tool calls that are plain JSON, such as `<|python_tag|>` of "
+        "Llama 3; for the formats `llama3_json` and `json`.",
     )
     tool_format: ToolFormatName | None = Field(
         None,
@@ -260,8 +286,12 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
 
 
-def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(environment: Mapping[str, str] = os.environ, arguments: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process.
+
+    Args:
+        environment: its variables.
+        arguments: of `bentoml serve` (``--arg``, ``--arg-file``), by dotted names.
 
     Raises:
         BadSettings: a file that cannot be read, an unknown name, or a bad value.
@@ -273,11 +303,9 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
             keys = tuple(variable[len(PREFIX) :].lower().split("__"))
-            text = environment[variable]
-            nested: Any = None if text == "null" else text
-            for key in reversed(keys):
-                nested = {key: nested}
-            _merge(values, nested, origins, variable, ())
+            _merge(values, _nested(keys, environment[variable]), origins, variable, ())
+    for name, value in (arguments or {}).items():
+        _merge(values, _nested(tuple(name.split(".")), value), origins, ARGUMENT, ())
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -295,6 +323,15 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadSettings(f"{path} must hold an object with settings, such as {{torch: {{max_batch_size: 8}}}}.")
     return content
+
+
+def _nested(keys: Keys, value: Any) -> dict[str, Any]:
+    """One setting as a file would have it; in text, ``null`` stands for no value."""
+    nested: Any = None if value == "null" else value
+    for key in reversed(keys):
+        nested = {key: nested}
+    settings: dict[str, Any] = nested
+    return settings
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any], origins: dict[Keys, str], origin: str, above: Keys) -> None:
@@ -317,7 +354,8 @@ def _explain(keys: Keys, problem: Mapping[str, Any], origins: Mapping[Keys, str]
         keys = keys[:-1]
     origin = origins.get(keys, CONFIG_VARIABLE)
     from_variable = origin.startswith(PREFIX)
-    where = origin if from_variable else f"{origin}: {'.'.join(keys)}"
+    name = ".".join(keys)
+    where = origin if from_variable else f"{origin} {name}" if origin == ARGUMENT else f"{origin}: {name}"
     if problem["type"] == "extra_forbidden":
         nearest = _nearest(keys)
         write = _variable(nearest) if from_variable else ".".join(nearest)
@@ -350,19 +388,7 @@ def _variable(keys: Keys) -> str:
     return PREFIX + "__".join(keys).upper()
 
 
-def as_json5(section: _Section, indent: str = "") -> str:
-    """Settings as a JSON5 object, each with its description as a comment."""
-    lines = []
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        is_section = isinstance(value, _Section)
-        lines.append(f"{indent}  // {type(value).__doc__ if is_section else field.description}")
-        lines.append(f"{indent}  {name}: {as_json5(value, indent + '  ') if is_section else json.dumps(value)},")
-    return "\n".join(["{", *lines, f"{indent}}}"])
-
-
 if __name__ == "__main__":
-    try:
-        print(as_json5(load_settings()))
-    except BadSettings as error:
-        raise SystemExit(f"error: {error}") from None
+    from guidance_core.print_config import main
+
+    main()

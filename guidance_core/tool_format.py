@@ -136,3 +136,21 @@ def detect(template: str) -> ToolFormat:
     if "<|python_tag|>" in template and '"parameters"' in template.replace("\\", ""):
         return LLAMA3_JSON
     return JSON
+
+
+def after_token(tool_format: ToolFormat, token: str) -> ToolFormat:
+    """A format of plain JSON whose calls come after a special token, which tells them from answers.
+
+    Args:
+        tool_format: `LLAMA3_JSON` or `JSON`.
+        token: such as ``<|python_tag|>``.
+
+    Raises:
+        ValueError: the format has a mark of its own.
+    """
+    if not tool_format.trigger.startswith("{"):
+        raise ValueError(
+            f"model.json_start_token is for tool calls that are plain JSON, but this model's are {tool_format.name!r}: "
+            "leave it out, or set model.tool_format to llama3_json or json."
+        )
+    return replace(tool_format, trigger=token, begin=token + tool_format.begin, special_tokens=(token,))

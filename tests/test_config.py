@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import json5
 import pytest
 
-from guidance_core.config import BadSettings, Settings, as_json5, load_settings
+from guidance_core.config import BadSettings, Settings, load_settings
 
 
 def write(path: Path, text: str) -> str:
@@ -108,19 +105,33 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, c
         load_settings({"GUIDED_TRTLLM_CONFIG": str(file)})
 
 
-def test_the_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
-    environment = {"GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE": "7", "GUIDED_TRTLLM_MODEL__SERVED_NAME": 'a "name"'}
-    settings = load_settings(environment)
-    file = write(tmp_path / "printed.json5", as_json5(settings))
-    assert load_settings({"GUIDED_TRTLLM_CONFIG": file}) == settings
+def test_arguments_of_bentoml_serve_win_over_variables_and_are_read_as_the_fields_type() -> None:
+    settings = load_settings(
+        {"GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE": "16", "GUIDED_TRTLLM_TORCH__NUM_THREADS": "3"},
+        {"torch.max_batch_size": "4", "torch.max_model_len": "null", "executor": "torch", "server": {"max_choices": 2}},
+    )
+    assert settings.torch.max_batch_size == 4
+    assert settings.torch.num_threads == 3
+    assert settings.torch.max_model_len is None
+    assert settings.server.max_choices == 2
 
 
-def test_the_module_prints_every_setting_with_its_description() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "guidance_core.config"], capture_output=True, text=True, check=True
-    ).stdout
-    assert set(json5.loads(printed)) == set(Settings.model_fields)
-    assert "// Most sequences in the running batch" in printed
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        (
+            "torch.max_bach_size",
+            "4",
+            "--arg torch.max_bach_size: there is no such setting. Did you mean torch.max_batch_size?",
+        ),
+        ("max_batch_size", "4", "--arg max_batch_size: there is no such setting. Did you mean torch.max_batch_size?"),
+        ("torch", "cpu", "--arg torch is a section, not a setting: 'cpu' must be an object."),
+    ],
+)
+def test_a_bad_argument_is_refused_with_the_nearest_setting(name: str, value: str, complaint: str) -> None:
+    with pytest.raises(BadSettings) as raised:
+        load_settings({}, {name: value})
+    assert str(raised.value) == complaint
 
 
 def test_every_setting_is_documented() -> None:

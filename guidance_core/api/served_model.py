@@ -145,10 +145,18 @@ async def load_model(settings: Settings) -> LoadedModel:
     executor = create_executor(stored.path, settings)
     try:
         prompts, _ = await asyncio.gather(
-            asyncio.to_thread(PromptTokenizer.from_folder, stored.path, chat_template=settings.model.chat_template),
+            asyncio.to_thread(
+                PromptTokenizer.from_folder,
+                stored.path,
+                chat_template=settings.model.chat_template,
+                history_template=settings.model.history_template,
+                bos_token=settings.model.bos_token,
+                eos_token=settings.model.eos_token,
+            ),
             executor.start(),
         )
         limits = executor.limits()
+        tool_use = _tool_use(prompts, settings)
         tokenizer = await asyncio.to_thread(load_ll_tokenizer, stored.path, limits.vocab_size, limits.eos_token_ids)
     except BaseException:
         await executor.shutdown()
@@ -157,12 +165,17 @@ async def load_model(settings: Settings) -> LoadedModel:
         tag=stored.tag,
         executor=executor,
         prompts=prompts,
-        tool_use=ToolUse(prompts, FORMATS[settings.model.tool_format] if settings.model.tool_format else None),
+        tool_use=tool_use,
         reasoning=_reasoning(prompts),
         detokenizer=Detokenizer(prompts.tokenizer),
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),
     )
+
+
+def _tool_use(prompts: PromptTokenizer, settings: Settings) -> ToolUse:
+    name = settings.model.tool_format
+    return ToolUse(prompts, FORMATS[name] if name else None, json_start_token=settings.model.json_start_token)
 
 
 def _reasoning(prompts: PromptTokenizer) -> ReasoningMarkers | None:

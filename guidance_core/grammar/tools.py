@@ -73,7 +73,8 @@ def tools_grammar(
         InvalidGrammar: a parameter schema cannot be enforced; the message names the function.
     """
     arguments = [_arguments_grammar(function) for function in functions]
-    if answer is not None and answer.schema is not None and not required and not tool_format.anywhere:
+    told_apart = tool_format.anywhere or tool_format.trigger in token_ids
+    if answer is not None and answer.schema is not None and not required and not told_apart:
         return _as_one_schema(tool_format, functions, parallel=parallel, answer=answer.schema)
     lark = _Lark(tool_format, [function.name for function in functions], token_ids, parallel=parallel)
     if required:
@@ -120,7 +121,9 @@ class _Lark:
         trigger = _regex(self._format.trigger)
         start = self._format.begin + self._format.opener
         if not self._format.anywhere:
-            self.rules["TEXT"] = rf"{_ANY_TEXT} & ~/\s*{trigger}(?s:.*)/"
+            # After a special token a call is JSON, and JSON without it would be neither call nor words.
+            forbidden = r"\{" if self._format.trigger in self._token_ids else trigger
+            self.rules["TEXT"] = rf"{_ANY_TEXT} & ~/\s*{forbidden}(?s:.*)/"
             return f"TEXT | {self.calls()}"
         if self._format.trigger in self._token_ids:
             # No text contains a special token, so there is nothing to tell apart.

@@ -70,7 +70,12 @@ class ChatTemplate:
 
     Attributes:
         source: the template's text.
+        can_leave_the_answer_out: it can end before the answer's start (``add_generation_prompt``).
+        takes_tools: it may have its own words for tools.
     """
+
+    can_leave_the_answer_out = True
+    takes_tools = True
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str] | None = None) -> None:
         """Compile a template.

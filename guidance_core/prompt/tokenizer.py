@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.prompt.chat_template import ChatTemplate
 from guidance_core.prompt.messages import Message, plain_text
-from guidance_core.prompt.model_folder import load_chat_templates, load_special_tokens, load_tokenizer
+from guidance_core.prompt.model_folder import (
+    chat_template_sources,
+    is_template,
+    load_special_tokens,
+    load_tokenizer,
+    token_id,
+)
+
+if TYPE_CHECKING:
+    from guidance_core.prompt.history_template import HistoryTemplate
+
+    Template = ChatTemplate | HistoryTemplate
 
 
 class PromptTokenizer:
@@ -30,9 +41,10 @@ class PromptTokenizer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        templates: Mapping[str, ChatTemplate],
+        templates: Mapping[str, Template],
         *,
         bos_token: str | None = None,
+        first_token: str | None = None,
     ) -> None:
         """Put together from parts; `from_folder` is the usual way.
 
@@ -40,40 +52,66 @@ class PromptTokenizer:
             tokenizer: without truncation and padding.
             templates: by name: ``default``, and ``tool_use`` where the model has one of its own for tools.
             bos_token: the token that starts every text, if the model has one.
+            first_token: what texts get in place of all that the tokenizer adds by itself; empty for nothing.
+
+        Raises:
+            ValueError: the model has no such first token.
         """
         self.tokenizer = tokenizer
         self._templates = dict(templates)
         self._bos_id: int | None = tokenizer.token_to_id(bos_token) if bos_token is not None else None
+        self._adds_own = first_token is None
+        self._first = (token_id(tokenizer, first_token, "model.bos_token"),) if first_token else ()
         self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
 
     @classmethod
-    def from_folder(cls, folder: Path | str, *, chat_template: Path | str | None = None) -> PromptTokenizer:
+    def from_folder(
+        cls,
+        folder: Path | str,
+        *,
+        chat_template: Path | str | None = None,
+        history_template: Path | str | None = None,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+    ) -> PromptTokenizer:
         """Read a Hugging Face model folder.
 
         Args:
             folder: has ``tokenizer.json`` and, usually, ``tokenizer_config.json`` and ``chat_template.jinja``.
-            chat_template: a file to use instead of the model's own templates.
+            chat_template: a file to use instead of the model's own templates, or a template's text.
+            history_template: a file with a Liquid template to use instead of those.
+            bos_token: see the setting ``model.bos_token``.
+            eos_token: see the setting ``model.eos_token``.
 
         Raises:
-            FileNotFoundError: no ``tokenizer.json``, or no such ``chat_template``.
-            ValueError: a chat template is not valid Jinja; the message says which.
+            FileNotFoundError: no ``tokenizer.json``, or no such template.
+            ValueError: a template is not valid, or a token is none of the model's; the message says which.
         """
         folder = Path(folder)
-        special_tokens = load_special_tokens(folder)
-        if chat_template is not None:
-            sources = {"default": Path(chat_template).read_text(encoding="utf-8")}
+        overrides = {"bos_token": bos_token, "eos_token": eos_token}
+        overrides = {name: token for name, token in overrides.items() if token is not None}
+        special_tokens = {name: token for name, token in {**load_special_tokens(folder), **overrides}.items() if token}
+        templates: dict[str, Template]
+        if history_template is not None:
+            if chat_template is not None:
+                raise ValueError("model.chat_template and model.history_template exclude each other: leave one out.")
+            templates = {"default": _read_history_template(Path(history_template), special_tokens)}
         else:
-            sources = load_chat_templates(folder)
-        origin = chat_template or folder
-        templates = {name: _compile(source, special_tokens, f"{origin} ({name})") for name, source in sources.items()}
-        return cls(load_tokenizer(folder), templates, bos_token=special_tokens.get("bos_token"))
+            setting = None if chat_template is None else str(chat_template)
+            origin = folder if setting is None else "model.chat_template" if is_template(setting) else setting
+            templates = {
+                name: _compile(source, special_tokens, f"{origin} ({name})")
+                for name, source in chat_template_sources(folder, setting).items()
+            }
+        tokenizer = load_tokenizer(folder, special_tokens)
+        return cls(tokenizer, templates, bos_token=special_tokens.get("bos_token"), first_token=bos_token)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether `chat` can work at all."""
         return "default" in self._templates
 
-    def template(self, *, for_tools: bool = False) -> ChatTemplate | None:
+    def template(self, *, for_tools: bool = False) -> Template | None:
         """The chat template, if the model has one; for tools, its own one for them where it has that."""
         default = self._templates.get("default")
         return self._templates.get("tool_use", default) if for_tools else default
@@ -140,6 +178,12 @@ class PromptTokenizer:
                 "This model has no chat template. Use /v1/completions with a plain prompt, or name a template file in "
                 "the setting model.chat_template.",
                 param="messages",
+            )
+        if not (add_generation_prompt or continue_final_message or template.can_leave_the_answer_out):
+            raise InvalidRequest(
+                "The history template always begins the answer: leave add_generation_prompt out, or let the template "
+                "ask for the variable add_generation_prompt.",
+                param="add_generation_prompt",
             )
         if context is not None and len(messages) > context:
             # Templates may compare messages with each other: their number is bounded, not only their length.
@@ -210,7 +254,11 @@ class PromptTokenizer:
                 param=param,
             ) from error
         # Of the encode methods only those for batches release the GIL; the fast one leaves out offsets.
-        return tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        adds_own = add_special_tokens and self._adds_own
+        ids = tuple(self.tokenizer.encode_batch_fast([text], add_special_tokens=adds_own)[0].ids)
+        if add_special_tokens and ids[: len(self._first)] != self._first:
+            return self._first + ids
+        return ids
 
 
 def _cut_after(text: str, content: str) -> str:
@@ -224,6 +272,15 @@ def _cut_after(text: str, content: str) -> str:
             param="continue_final_message",
         )
     return text[: start + len(content)]
+
+
+def _read_history_template(path: Path, special_tokens: Mapping[str, str]) -> HistoryTemplate:
+    from guidance_core.prompt.history_template import HistoryTemplate  # brings a library that few need
+
+    try:
+        return HistoryTemplate(path.read_text(encoding="utf-8"), special_tokens=special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _compile(source: str, special_tokens: Mapping[str, str], origin: str) -> ChatTemplate:

@@ -12,7 +12,7 @@ from typing import Any
 from guidance_core.errors import InvalidRequest
 from guidance_core.prompt.messages import Message, plain_text
 from guidance_core.prompt.tokenizer import PromptTokenizer
-from guidance_core.tool_format import JSON, ToolFormat, detect
+from guidance_core.tool_format import JSON, ToolFormat, after_token, detect
 
 Tool = Mapping[str, Any]
 """A tool in OpenAI's shape: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
@@ -39,24 +39,37 @@ class ToolUse:
         token_ids: of those parts of the format that are special tokens of the model.
     """
 
-    def __init__(self, prompts: PromptTokenizer, tool_format: ToolFormat | None = None) -> None:
+    def __init__(
+        self, prompts: PromptTokenizer, tool_format: ToolFormat | None = None, *, json_start_token: str | None = None
+    ) -> None:
         """Find out.
 
         Args:
             prompts: the model's tokenizer and templates.
             tool_format: use this one; by default, what the chat template shows.
+            json_start_token: special token that begins calls, if their format is plain JSON.
+
+        Raises:
+            ValueError: the format is another one, or the token is no special token of the model.
         """
         template = prompts.template(for_tools=True)
-        shown = JSON if template is None else detect(template.source)
+        shown = JSON if template is None or not template.takes_tools else detect(template.source)
         self.format = tool_format or shown
+        self._in_template = JSON not in (shown, self.format)
+        if json_start_token is not None:
+            self.format = after_token(self.format, json_start_token)
         special = prompts.tokenizer.get_added_tokens_decoder()
         self.token_ids = {
             token.content: token_id
             for token_id, token in special.items()
             if token.special and token.content in self.format.special_tokens
         }
+        if json_start_token is not None and json_start_token not in self.token_ids:
+            raise ValueError(
+                f"model.json_start_token is {json_start_token!r}, which is no special token of this model: name one of "
+                "its tokenizer.json."
+            )
         self._prompts = prompts
-        self._in_template = JSON not in (shown, self.format)
         self._template_shows_schemas = template is not None and "json_schema" in template.source
         self._system_role = template is None or template.knows_role("system")
 

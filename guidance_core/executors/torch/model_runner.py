@@ -20,6 +20,7 @@ from guidance_core.executors.torch.lora import AdaptedLayers, adaptable_layers
 from guidance_core.executors.torch.lora_file import BadAdapter, LayerDelta, read_adapter
 from guidance_core.executors.torch.packed_linear import can_pack, pack_linear_layers
 from guidance_core.executors.torch.segment import Segment
+from guidance_core.prompt.model_folder import end_token_ids
 
 __all__ = ["ModelRunner", "Segment"]
 
@@ -53,6 +54,7 @@ class ModelRunner:
         *,
         trust_remote_code: bool,
         lora: LoraSettings | None = None,
+        eos_token: str | None = None,
     ) -> None:
         """Load the model and check that it can be served.
 
@@ -61,6 +63,7 @@ class ModelRunner:
             settings: device, dtype, sizes.
             trust_remote_code: whether Python code from the folder may run.
             lora: largest rank and the like, where adapters are served.
+            eos_token: the one end token, in place of the model's own.
 
         Raises:
             ValueError: the model or the settings cannot be served; the message says why and what to do.
@@ -70,7 +73,9 @@ class ModelRunner:
         self.device = _resolve_device(settings.device)
         self.dtype = _resolve_dtype(settings.dtype, self.device)
         config, self._model = _load(model_path, self.dtype, self.device, trust_remote_code)
-        self.eos_token_ids = _eos_token_ids(model_path, config, trust_remote_code)
+        self.eos_token_ids = end_token_ids(model_path, eos_token) or _eos_token_ids(
+            model_path, config, trust_remote_code
+        )
         self.max_model_len = _resolve_max_model_len(config, settings.max_model_len)
         self.num_slots = settings.max_batch_size
         self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters

@@ -87,8 +87,14 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
         load.model_path,
         settings.torch,
         trust_remote_code=settings.model.trust_remote_code,
+        eos_token=settings.model.eos_token,
         lora=lora,
     )
+    width = settings.model.n_vocab_override
+    if width not in (None, runner.vocab_size):
+        raise ValueError(
+            f"model.n_vocab_override is {width}, but the model's logits are {runner.vocab_size} wide: leave it out."
+        )
     guidance, no_grammars = None, None
     try:
         guidance = GuidanceBatch(

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, InvalidRequest, QueueFull, RequestError
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request
+from guidance_core.executors.request_limits import check_request, refuse_bad_words, refuse_lora, refuse_priority
 from guidance_core.executors.triton.checkpoint import read_limits
 from guidance_core.executors.triton.connection import Connection, Responses
 from guidance_core.executors.triton.discovery import discover
@@ -75,7 +75,13 @@ class TritonExecutor(Executor):
             raise RuntimeError("The executor has been started already.")
         self._set_state("starting", f"The Triton server at {self._settings.triton.url} is being waited for.")
         try:
-            limits = read_limits(self._model_path, self._settings.triton.max_model_len)
+            model = self._settings.model
+            limits = read_limits(
+                self._model_path,
+                self._settings.triton.max_model_len,
+                eos_token=model.eos_token,
+                vocab_size=model.n_vocab_override,
+            )
             self._tokenizer = await asyncio.to_thread(load_tokenizer, self._model_path)
             ll_tokenizer = await asyncio.to_thread(
                 load_ll_tokenizer, self._model_path, limits.vocab_size, limits.eos_token_ids
@@ -122,6 +128,9 @@ class TritonExecutor(Executor):
         if self._health.state != "ready" or self._interface is None:
             raise self._unavailable()
         check_request(request, limits, max_choices=self._settings.server.max_choices)
+        refuse_lora(request, "the executor 'triton' applies none; 'torch' does.")
+        refuse_priority(request, self.name)
+        refuse_bad_words(request, self.name)
         self._interface.check(request)
         if request.request_id in self._requests:
             raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")

@@ -75,7 +75,12 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         ExecutorUnavailable: TensorRT-LLM is missing, or does not run this kind of model.
         ValueError: the model or the settings do not fit.
     """
-    folder = read_model_folder(model_path, max_model_len=settings.trtllm.max_model_len)
+    folder = read_model_folder(
+        model_path,
+        max_model_len=settings.trtllm.max_model_len,
+        eos_token=settings.model.eos_token,
+        vocab_size=settings.model.n_vocab_override,
+    )
     way = choose_way(folder, settings)
     installed = installation.load(folder.kind)
     setup = WorkerSetup(

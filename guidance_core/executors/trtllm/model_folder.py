@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from guidance_core.prompt.model_folder import load_special_tokens, load_tokenizer
+from guidance_core.prompt.model_folder import end_token_ids, load_special_tokens, load_tokenizer
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -38,7 +38,13 @@ class ModelFolder:
     tokenizer_eos_id: int | None
 
 
-def read_model_folder(path: Path, *, max_model_len: int | None = None) -> ModelFolder:
+def read_model_folder(
+    path: Path,
+    *,
+    max_model_len: int | None = None,
+    eos_token: str | None = None,
+    vocab_size: int | None = None,
+) -> ModelFolder:
     """Read ``config.json`` and what lies beside it.
 
     An engine's has ``pretrained_config`` and ``build_config`` (``trtllm-build`` writes them, as does ``LLM.save``), a
@@ -47,6 +53,8 @@ def read_model_folder(path: Path, *, max_model_len: int | None = None) -> ModelF
     Args:
         path: the folder.
         max_model_len: wanted by the settings; None for the model's own.
+        eos_token: the one end token, in place of the model's own.
+        vocab_size: in place of what config.json says.
 
     Raises:
         ValueError: it is neither, or the length does not fit; the message says how to mend it.
@@ -76,11 +84,11 @@ def read_model_folder(path: Path, *, max_model_len: int | None = None) -> ModelF
     return ModelFolder(
         path=path,
         kind="engine" if is_engine else "checkpoint",
-        vocab_size=model["vocab_size"],
+        vocab_size=vocab_size or model["vocab_size"],
         max_model_len=length,
         max_input_len=input_limit if input_limit is not None and input_limit < length else None,
         max_batch_size=build.get("max_batch_size"),
-        eos_token_ids=_eos_token_ids(path, model, tokenizer_eos),
+        eos_token_ids=end_token_ids(path, eos_token) or _eos_token_ids(path, model, tokenizer_eos),
         tokenizer_eos_id=tokenizer_eos,
     )
 
