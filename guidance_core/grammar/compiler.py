@@ -20,7 +20,6 @@ from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.grammar.trial import crashes
 
 _THREADS = 2
-_WRITTEN_FOR_LLGUIDANCE = frozenset({"lark", "llguidance"})
 _UNSATISFIABLE = "Unsatisfiable schema"
 
 
@@ -101,8 +100,8 @@ class GrammarCompiler:
             raise InvalidGrammar(
                 f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
             )
-        if constraint.kind in _WRITTEN_FOR_LLGUIDANCE:
-            crash = crashes(constraint.definition)
+        if (written := constraint.written_for_llguidance) is not None:
+            crash = crashes(written)
             if crash is not None:
                 raise InvalidGrammar(f"The grammar {crash}.")
         problem: str | None = None

@@ -38,6 +38,17 @@ class Constraint:
         """Whether the definition is a JSON schema."""
         return self.kind in ("json_schema", "json_object")
 
+    @property
+    def written_for_llguidance(self) -> str | None:
+        """What the client wrote in llguidance's own language, perhaps beside functions or after thoughts; or None."""
+        match self.kind:
+            case "lark" | "llguidance":
+                return self.definition
+            case "tools" | "reasoning":
+                answer = json.loads(self.definition)["answer"]
+                return None if answer is None else Constraint(**answer).written_for_llguidance
+        return None
+
     def translations(self) -> Iterator[Translation]:
         """Llguidance grammars of which the first that it takes is to be used; up to some tenths of a second each.
 

@@ -2,8 +2,8 @@
 
 llguidance answers almost everything with an error, but not all: version 1.9 recurses without end over
 ``start: %json {"const": -9223372036854775808}``, which ends the process that it runs in. Grammars that clients write in
-llguidance's own language go through here first (about 0.1 s, once per grammar); those made by `Constraint.source` from
-schemas, regexes and choices cannot contain such things.
+llguidance's own language go through here first (about 0.1 s, once per grammar); those that `Constraint.translations`
+makes of schemas, regexes and choices cannot contain such things.
 """
 
 from __future__ import annotations

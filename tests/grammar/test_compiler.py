@@ -16,6 +16,9 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.grammar import constraint, trial
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
+from guidance_core.grammar.reasoning import Thoughts
+from guidance_core.grammar.tools import Function
+from guidance_core.tool_format import HERMES
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
@@ -136,6 +139,18 @@ async def test_a_grammar_that_crashes_llguidance_is_refused_and_nothing_else_hap
     with pytest.raises(InvalidGrammar, match="makes llguidance crash"):
         await compiler.compile(constraint.llguidance({"grammars": [{"json_schema": {"const": -(2**63)}}]}))
     assert await compiler.compile(constraint.lark('start: "a"'))
+
+
+async def test_a_grammar_that_crashes_llguidance_is_refused_beside_functions_and_after_thoughts_too(
+    compiler: GrammarCompiler,
+) -> None:
+    crash = constraint.lark('start: %json {"const": -9223372036854775808}')
+    function = Function("f", {"type": "object"})
+    call = constraint.tools(HERMES, [function], required=False, parallel=False, answer=crash, token_ids={})
+    thoughts = Thoughts(begin_id=None, end_id=5, excluded_ids=(), min_tokens=0, max_tokens=None)
+    for hidden in (call, constraint.reasoned(thoughts, crash), constraint.reasoned(thoughts, call)):
+        with pytest.raises(InvalidGrammar, match="makes llguidance crash"):
+            await compiler.compile(hidden)
 
 
 def test_a_grammar_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
