@@ -192,9 +192,8 @@ async def test_the_measured_mass_is_that_of_what_the_grammar_allows(
     assert all(mass is not None and 0 < mass < 1 for mass in masses)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_worker_that_dies_or_hangs_fails_what_is_in_flight_and_the_service(
-    checkpoint: Path, prompt_ids: list[int], number: signal.Signals
+async def test_a_worker_that_hangs_fails_what_is_in_flight_and_the_service(
+    checkpoint: Path, prompt_ids: list[int]
 ) -> None:
     executor = TrtllmExecutor(checkpoint, settings(guidance="processor", step_timeout=1.0))
     with pytest.raises(ExecutorUnavailable):
@@ -203,7 +202,7 @@ async def test_a_worker_that_dies_or_hangs_fails_what_is_in_flight_and_the_servi
     tasks = [asyncio.create_task(answer(executor, prompt_ids, max_tokens=400, ignore_eos=True)) for _ in range(3)]
     await settled(executor, lambda stats: stats.steps > 5)
     worker = executor._loaded_or_raise().llm._executor._process
-    worker.send_signal(number)
+    worker.send_signal(signal.SIGSTOP)
     failures = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(failure, ExecutorUnavailable) for failure in failures)
     assert executor.health().state == "failed"

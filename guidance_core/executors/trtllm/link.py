@@ -7,11 +7,11 @@ Both sides prove that they know a secret that only travels inside pickled proces
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import shutil
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
@@ -19,7 +19,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
-_log = logging.getLogger(__name__)
+_WITHDRAWN_KNOWN = 10_000
+"""So many of the last withdrawn entries are remembered: nobody need wait for them."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,15 @@ class WorkerEnd:
     def __init__(self, address: Address) -> None:
         self._connection = Client(address.path, "AF_UNIX", authkey=address.secret)
         self._published: dict[Hashable, Any] = {}
+        self._withdrawn: OrderedDict[Hashable, None] = OrderedDict()
         self._changed = threading.Condition()
         self._on_withdrawn: Callable[[Any], None] = lambda value: None
         threading.Thread(target=self._read, name="trtllm-link", daemon=True).start()
 
     def entry(self, key: Hashable, seconds: float) -> Any:
-        """An entry that the service publishes, waited for at most so long; None where it does not come."""
+        """An entry that the service publishes, waited for at most so long; None if it does not come, or is withdrawn."""
         with self._changed:
-            self._changed.wait_for(lambda: key in self._published, seconds)
+            self._changed.wait_for(lambda: key in self._published or key in self._withdrawn, seconds)
             return self._published.get(key)
 
     def on_withdrawn(self, callback: Callable[[Any], None]) -> None:
@@ -154,6 +156,9 @@ class WorkerEnd:
                 with self._changed:
                     if value is None:
                         withdrawn = self._published.pop(key, None)
+                        self._withdrawn[key] = None
+                        if len(self._withdrawn) > _WITHDRAWN_KNOWN:
+                            self._withdrawn.popitem(last=False)
                         if withdrawn is not None:
                             self._on_withdrawn(withdrawn)
                     else:

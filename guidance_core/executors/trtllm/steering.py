@@ -12,6 +12,7 @@ sequence was paused. Everything here is therefore a function of the tokens so fa
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,12 +79,12 @@ class Steering:
             device=device,
         )
         self._choices: dict[int, _Choice] = {}
+        self._removed: deque[int] = deque()
         self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def remove(self, key: int) -> None:
-        """Forget a choice; unknown ones are ignored. From any thread, but not while the choice is in `step`."""
-        self._choices.pop(key, None)
-        self._guidance.remove(key)
+        """Forget a choice before the next step; unknown ones are ignored. From any thread."""
+        self._removed.append(key)
 
     def step(self, rows: Rows[Row]) -> list[Report | Failure]:
         """Mask every guided row, and draw the token of those that want it, in place.
@@ -99,9 +100,16 @@ class Steering:
         """
         if self._copied is not None:
             self._copied.synchronize()
+        while self._removed:
+            key = self._removed.popleft()
+            self._choices.pop(key, None)
+            self._guidance.remove(key)
         choices = [self._choice(row.task) for row in rows]
         self._follow(rows, choices)
         going = [place for place, choice in enumerate(choices) if choice.error is None and not choice.is_over]
+        # Drawing waits for its masks; those that come after it may be filled into the same memory.
+        drawn = [place for place in going if rows[place].task.draws]
+        reports = self._draw([rows[place] for place in drawn], [choices[place] for place in drawn])
         masked = [
             place for place in going if not rows[place].task.draws and rows[place].task.request.grammar is not None
         ]
@@ -110,8 +118,6 @@ class Steering:
             times = self._guidance.mask_each([rows[place].logits for place in masked])
             for place in masked:
                 choices[place].error = times[rows[place].task.key].error
-        drawn = [place for place in going if rows[place].task.draws]
-        reports = self._draw([rows[place] for place in drawn], [choices[place] for place in drawn])
         for row, choice in zip(rows, choices, strict=True):
             if choice.error is not None:
                 reports.append(Failure(row.task.key, choice.error))

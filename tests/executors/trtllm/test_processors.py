@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import queue
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
 from guidance_core.executors.trtllm.batched_processor import BatchedProcessor
-from guidance_core.executors.trtllm.link import ServiceEnd
+from guidance_core.executors.trtllm.link import Address, ServiceEnd, WorkerEnd
 from guidance_core.executors.trtllm.request_processor import RequestProcessor
 from guidance_core.executors.trtllm.task import Failure, Report, Task, WorkerSetup
 from guidance_core.generation import Grammar
@@ -190,11 +192,19 @@ def test_a_processor_never_raises(setup: WorkerSetup, tmp_path: Path, told: Told
     assert allowed(logits) == {0}
 
 
+def test_nobody_waits_for_a_task_that_was_withdrawn(service: ServiceEnd) -> None:
+    service.publish("a", "task")
+    worker = WorkerEnd(service.address)
+    assert worker.entry("a", 5) == "task"
+    service.withdraw("a")
+    service.publish("b", "later")
+    assert worker.entry("b", 5) == "later"
+    asked = time.monotonic()
+    assert worker.entry("a", 60) is None
+    assert time.monotonic() - asked < 30
+
+
 def test_who_does_not_know_the_secret_is_not_heard(setup: WorkerSetup, service: ServiceEnd, told: Told) -> None:
-    from multiprocessing import AuthenticationError
-
-    from guidance_core.executors.trtllm.link import Address, WorkerEnd
-
     with pytest.raises((AuthenticationError, EOFError, ConnectionError)):
         WorkerEnd(Address(service.address.path, b"guessed"))
     WorkerEnd(service.address).send(["heard"])
