@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, ModelNotFound, RequestError
@@ -15,6 +16,7 @@ from guidance_core.executors import create_executor
 from guidance_core.executors.base import Executor, ExecutorStats, Health
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
+from guidance_core.lora_folder import LoraFolder
 from guidance_core.model_fit import check_fits
 from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
 from guidance_core.output import Detokenizer
@@ -33,6 +35,7 @@ class LoadedModel:
     Attributes:
         tag: in the Bento model store, with its version.
         fingerprint: changes whenever the same request with the same seed may get another answer.
+        adapters: which it has; None where none are served.
     """
 
     tag: str
@@ -43,6 +46,7 @@ class LoadedModel:
     detokenizer: Detokenizer
     grammars: GrammarCompiler
     fingerprint: str
+    adapters: LoraFolder | None = None
 
 
 Load = Callable[[Settings], Awaitable[LoadedModel]]
@@ -104,18 +108,26 @@ class ServedModel:
         """The model, if it can be asked now.
 
         Args:
-            name: what the client calls it; None where it need not say.
+            name: what the client calls it, or one of its adapters; None where it need not say.
 
         Raises:
             ModelNotFound: another model is meant.
             ExecutorUnavailable: still loading, or failed to.
         """
-        if name is not None and name != self.name:
+        adapters = None if self._loaded is None else self._loaded.adapters
+        known = name in (None, self.name) or (adapters is not None and name in adapters)
+        # Which adapters there are is not known before the model is loaded.
+        if not known and (self._loaded is not None or self.settings.lora.folder is None):
             raise ModelNotFound(f"The model {name!r} does not exist: this service serves {self.name!r}.", param="model")
         if self._loaded is None:
             retry_after = None if self._failure else 5
             raise ExecutorUnavailable(self.health().detail, retry_after=retry_after)
         return self._loaded
+
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may choose now."""
+        adapters = None if self._loaded is None else self._loaded.adapters
+        return [] if adapters is None else adapters.names()
 
     async def _run_load(self) -> None:
         logger.info("Loading model %s", self.settings.model.tag)
@@ -142,6 +154,7 @@ async def load_model(settings: Settings) -> LoadedModel:
     """
     stored = await asyncio.to_thread(resolve, settings.model.tag)
     await asyncio.to_thread(check_fits, stored, settings)
+    adapters = await asyncio.to_thread(_adapters, settings)
     executor = create_executor(stored.path, settings)
     try:
         prompts, _ = await asyncio.gather(
@@ -170,6 +183,7 @@ async def load_model(settings: Settings) -> LoadedModel:
         detokenizer=Detokenizer(prompts.tokenizer),
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),
+        adapters=adapters,
     )
 
 
@@ -181,6 +195,17 @@ def _tool_use(prompts: PromptTokenizer, settings: Settings) -> ToolUse:
 def _reasoning(prompts: PromptTokenizer) -> ReasoningMarkers | None:
     template = prompts.template()
     return find_markers(prompts.tokenizer, None if template is None else template.source)
+
+
+def _adapters(settings: Settings) -> LoraFolder | None:
+    if settings.lora.folder is None:
+        return None
+    if settings.executor != "torch":
+        raise ValueError(
+            f"lora.folder is set, but the executor {settings.executor!r} applies no adapters: unset it, or set "
+            "executor to 'torch'."
+        )
+    return LoraFolder(Path(settings.lora.folder))
 
 
 def _fingerprint(settings: Settings, stored: StoredModel) -> str:

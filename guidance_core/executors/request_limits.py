@@ -70,6 +70,16 @@ def refuse_priority(request: GenerationRequest, executor: str) -> None:
         )
 
 
+def refuse_bad_words(request: GenerationRequest, executor: str) -> None:
+    """Refuse sequences that must not come where the executor cannot forbid them.
+
+    Raises:
+        Unsupported: the request has some.
+    """
+    if request.sampling.bad_token_ids:
+        raise Unsupported(f"The executor '{executor}' forbids no bad_words: leave them out.", param="bad_words")
+
+
 def _check_ranges(sampling: SamplingParams, limits: ModelLimits, max_choices: int) -> None:
     def require(holds: bool, name: str, wanted: str) -> None:
         if not holds:

@@ -41,15 +41,23 @@ def _card(served: ServedModel) -> dict[str, Any]:
     return {**card, "executor": {"name": served.settings.executor, **served.details()}}
 
 
+def _adapter_card(served: ServedModel, name: str) -> dict[str, Any]:
+    return {**_card(served), "id": name, "parent": served.name}
+
+
 async def _models(request: Request) -> JSONResponse:
-    """The served models."""
-    return JSONResponse({"object": "list", "data": [_card(_served(request))]})
+    """The served model, and its adapters."""
+    served = _served(request)
+    adapters = [_adapter_card(served, name) for name in served.adapters()]
+    return JSONResponse({"object": "list", "data": [_card(served), *adapters]})
 
 
 async def _model(request: Request) -> JSONResponse:
     """One model by name."""
     served = _served(request)
     name = request.path_params["model"]
+    if name in served.adapters():
+        return JSONResponse(_adapter_card(served, name))
     if name != served.name:
         return failure_response(
             ModelNotFound(f"The model {name!r} does not exist: this service serves {served.name!r}.", param="model")

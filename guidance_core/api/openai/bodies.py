@@ -23,6 +23,7 @@ from guidance_core.api.openai.constraints import ConstraintFields
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.tools import Tool, ToolCall, ToolChoice
 from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.generation import LoadLoraWeights
 
 MAX_TOP_LOGPROBS = 20
 
@@ -102,7 +103,13 @@ class RequestBody(bentoml.IODescriptor):
 class GenerationBody(ConstraintFields, RequestBody):
     """What chat completions and completions have in common."""
 
-    model: str = Field(description="The name of the served model; `GET /v1/models` tells it.")
+    model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
+    lora_model: str | None = Field(None, description="Name of the adapter (LoRA) to answer with, as llgtrt has it.")
+    load_lora_weights: LoadLoraWeights | None = Field(
+        None,
+        description="`auto`, if not given: read the adapter's weights where they are not loaded. `always`: read them "
+        "again. `never`: fail where they are not loaded.",
+    )
     max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice.")
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
     top_p: float = Field(1.0, ge=0, le=1, description="Sample from the likeliest tokens that have this share together.")
@@ -124,6 +131,15 @@ class GenerationBody(ConstraintFields, RequestBody):
     min_tokens: int = Field(0, ge=0, description="The answer does not end before.")
     stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
     ignore_eos: bool = Field(False, description="The model's own end tokens do not end the answer.")
+    bad_words: list[str] | None = Field(
+        None,
+        max_length=128,
+        description="Words that do not come in the answer, written with their usual tokens; what a constraint leaves "
+        "no choice about comes all the same.",
+    )
+    priority: int = Field(
+        0, ge=-(2**31), lt=2**31, description="Of the requests that wait, those with the lowest number start first."
+    )
     skip_special_tokens: bool = Field(True, description="Special tokens have no text.")
     include_guidance: bool = Field(
         False,

@@ -39,7 +39,7 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
         "created": int(time.time()),
-        "model": served.name,
+        "model": body.model,
         "service_tier": "default",
         "system_fingerprint": run.model.fingerprint,
     }

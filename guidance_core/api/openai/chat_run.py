@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import TextOptions, Thinking
+from guidance_core.api.openai.adapters import adapter_of
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.conversation import Prompt, prompt_of
@@ -50,6 +51,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
         RequestError: it cannot be answered.
     """
     model = served.get(body.model)
+    lora = adapter_of(served, model, body)
     settings = served.settings.guidance
     max_tokens = _max_tokens(body)
     logprobs = _logprobs(body)
@@ -82,6 +84,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
         default_max_tokens=remaining,
         logprobs=logprobs,
         grammar=None if compilation is None else compilation.grammar,
+        lora=lora,
     )
     # Calls and thoughts may begin with a special token; where there are any, the grammar allows no other one.
     marked = bool(tools) or thinking is not None

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.answer import Answer, merged
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.grammar_log import GrammarLog
+from guidance_core.api.openai.adapters import adapter_of
 from guidance_core.api.openai.bodies import CompletionBody
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
@@ -30,7 +31,7 @@ from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest, Unsupported
-from guidance_core.generation import Grammar
+from guidance_core.generation import Grammar, LoraAdapter
 from guidance_core.output import TextDelta, TokenTextLogprob
 from guidance_core.prompt.infill import find_infill_tokens, infill_prompt
 
@@ -49,12 +50,13 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
     _check(body, settings.max_choices)
     compilation = await compilation_of(model, served.settings.guidance, constraint_of(body), stream=body.stream)
     grammar = None if compilation is None else compilation.grammar
-    answers = [await _answer(served, model, body, prompt, grammar) for prompt in body.prompt]
+    lora = adapter_of(served, model, body)
+    answers = [await _answer(served, model, body, prompt, grammar, lora) for prompt in body.prompt]
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": served.name,
+        "model": body.model,
         "system_fingerprint": model.fingerprint,
     }
     usage = partial(usage_of, answers, compilation, with_guidance=body.include_guidance)
@@ -71,7 +73,12 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
 
 
 async def _answer(
-    served: ServedModel, model: LoadedModel, body: CompletionBody, prompt: str | list[int], grammar: Grammar | None
+    served: ServedModel,
+    model: LoadedModel,
+    body: CompletionBody,
+    prompt: str | list[int],
+    grammar: Grammar | None,
+    lora: LoraAdapter | None,
 ) -> Answer:
     prompt_ids = truncated(model, body, await off_the_loop(len(prompt), lambda: _prompt_ids(model, body, prompt)))
     if not prompt_ids:
@@ -88,6 +95,7 @@ async def _answer(
         default_max_tokens=min(_DEFAULT_MAX_TOKENS, remaining),
         logprobs=body.logprobs,
         grammar=grammar,
+        lora=lora,
     )
     text = TextOptions(skip_special_tokens=body.skip_special_tokens, keep_leading_space=True)
     return Answer(model, request, text, check_budget(served.settings.guidance, body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from guidance_core.api.bad_words import bad_token_ids
 from guidance_core.api.constrained import compiled
 from guidance_core.api.openai.bodies import GenerationBody
 from guidance_core.api.openai.constraints import FieldConstraint
@@ -11,7 +12,7 @@ from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import GuidanceSettings, ServerSettings
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
-from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
+from guidance_core.generation import GenerationRequest, Grammar, LoraAdapter, SamplingParams
 from guidance_core.grammar.compiler import Compilation
 
 
@@ -54,6 +55,7 @@ def generation_request(
     default_max_tokens: int,
     logprobs: int | None,
     grammar: Grammar | None,
+    lora: LoraAdapter | None,
 ) -> GenerationRequest:
     """Put a request together.
 
@@ -97,11 +99,14 @@ def generation_request(
             logprobs=0 if logprobs is None and logged_grammar(body, grammar) is not None else logprobs,
             stop_token_ids=tuple(body.stop_token_ids or ()),
             ignore_eos=body.ignore_eos,
+            bad_token_ids=bad_token_ids(model.prompts, body.bad_words or (), param="bad_words"),
         ),
         grammar=grammar,
         stop=tuple(body.stop or ()),
         complete=body.fit_to_max_tokens,
         measure_mass=body.include_guidance and grammar is not None,
+        lora=lora,
+        priority=body.priority,
     )
 
 

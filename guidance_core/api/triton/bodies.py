@@ -12,7 +12,6 @@ from guidance_core.api.openai.bodies import RequestBody, Strings
 from guidance_core.errors import InvalidRequest
 
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "bad_words": ("", []),
     "beam_width": (1,),
     "decoder_text_input": ("",),
     "early_stopping": (False,),
@@ -48,6 +47,7 @@ class TritonGenerateBody(RequestBody):
     text_input: str = Field(min_length=1, description="The prompt.")
     max_tokens: int = Field(ge=1, description="Most tokens to answer per sequence.")
     stop_words: Strings = Field(default_factory=list, description="Strings that end the answer, and are part of it.")
+    bad_words: Strings = Field(default_factory=list, description="Words that do not come in the answer.")
     end_id: int | None = Field(
         None, ge=-1, description="The token that ends the answer, instead of the model's own; -1 for none."
     )

@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import TextOptions
+from guidance_core.api.bad_words import bad_token_ids
 from guidance_core.api.constrained import compiled
 from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
@@ -62,6 +63,7 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: TritonGenerat
             logprobs=0 if body.return_log_probs else None,
             stop_token_ids=() if body.end_id in (None, -1) else (body.end_id,),
             ignore_eos=body.end_id is not None,
+            bad_token_ids=bad_token_ids(model.prompts, filter(None, body.bad_words), param="bad_words"),
         ),
         grammar=grammar,
         stop=tuple(word for word in body.stop_words if word),

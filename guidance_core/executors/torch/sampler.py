@@ -89,17 +89,17 @@ def sample(
     _add_biases(logits, sequences)
     _penalise(logits, sequences)
     _scale(logits, sequences)
-    ends = _forbid_ends(logits, sequences)
+    forbidden = _forbid(logits, sequences)
 
     tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
     if masks is not None:
         allowed = masks.allows([tokens[row] for row in guided])
         refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
         _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
-        # A grammar may allow nothing but the end: then the end it is.
-        stuck = [i for i, row in enumerate(guided) if peaks[row] == -math.inf and sequences[row].forbidden_ends()]
-        if stuck and ends is not None:
-            logits.view(-1)[ends[0]] = ends[1]
+        # A grammar may allow nothing but what is forbidden, such as the end: then that it is.
+        stuck = [i for i, row in enumerate(guided) if peaks[row] == -math.inf and sequences[row].forbidden()]
+        if stuck and forbidden is not None:
+            _permit(logits, [guided[index] for index in stuck], *forbidden)
             _choose_again(logits, sequences, guided, stuck, masks, tokens, peaks, attempt=2)
     if masks is not None and any(s.request.complete for s in sequences):
         _settle(logits, sequences, guided, masks, tokens, peaks)
@@ -266,16 +266,26 @@ def _penalise(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
     flat[indices] = values - presence * (seen > 0) - frequency * seen
 
 
-def _forbid_ends(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Forbid end tokens where they must not come yet; indices into ``logits.view(-1)`` and what was there before."""
-    rows = [row for row, s in enumerate(sequences) if s.forbidden_ends()]
-    if not rows:
+def _forbid(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Forbid end tokens where they must not come yet, and what would complete a bad sequence.
+
+    Returns:
+        Indices into ``logits.view(-1)`` and what was there before.
+    """
+    ids = {row: tokens for row, s in enumerate(sequences) if (tokens := s.forbidden())}
+    if not ids:
         return None
-    indices = _flat(logits, rows, [torch.tensor(sequences[row].forbidden_ends()) for row in rows])
+    indices = _flat(logits, list(ids), [torch.tensor(tokens) for tokens in ids.values()])
     flat = logits.view(-1)
     before = flat[indices]
     flat[indices] = -torch.inf
     return indices, before
+
+
+def _permit(logits: torch.Tensor, rows: list[int], indices: torch.Tensor, before: torch.Tensor) -> None:
+    """Take back in some rows what `_forbid` did."""
+    permitted = torch.isin(indices // logits.shape[1], torch.tensor(rows, device=logits.device))
+    logits.view(-1)[indices[permitted]] = before[permitted]
 
 
 def _scale(logits: torch.Tensor, sequences: Rows[Sequence]) -> None:

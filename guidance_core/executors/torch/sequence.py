@@ -124,6 +124,13 @@ class Sequence:
             return self.sampling.stop_token_ids
         return self._eos if self.sampling.ignore_eos and self.request.grammar is not None else ()
 
+    def forbidden(self) -> tuple[int, ...]:
+        """Tokens that must not be sampled now, unless the grammar allows nothing else: ends and bad sequences' last."""
+        bad = self.sampling.bad_token_ids
+        if not bad:
+            return self.forbidden_ends()
+        return (*self.forbidden_ends(), *(ids[-1] for ids in bad if self._ends_with(ids[:-1])))
+
     def append(self, token: int, logprob: TokenLogprob | None) -> None:
         """Take a sampled token: it becomes part of the answer, or ends it."""
         if token in self._end_ids:
@@ -210,6 +217,10 @@ class Sequence:
         return TokenDelta(
             index=self.index, finish_reason="stop", cached_tokens=self.cached if self._first_delta else None
         )
+
+    def _ends_with(self, ids: tuple[int, ...]) -> bool:
+        """Whether these are the answer's last tokens."""
+        return len(ids) <= self.answered and tuple(self.tokens[len(self.tokens) - len(ids) :]) == ids
 
     def _extend(self, token: int) -> None:
         self.tokens.append(token)

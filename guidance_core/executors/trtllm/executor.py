@@ -24,7 +24,7 @@ from guidance_core.errors import (
     Unsupported,
 )
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request
+from guidance_core.executors.request_limits import check_request, refuse_lora, refuse_priority
 from guidance_core.executors.trtllm.flight import Counts, Deltas, Flight
 from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
@@ -237,6 +237,8 @@ class TrtllmExecutor(Executor):
         return self._loaded
 
     def _check_features(self, request: GenerationRequest, loaded: Loaded) -> None:
+        refuse_lora(request, "the executor 'trtllm' applies none; 'torch' does.")
+        refuse_priority(request, self.name)
         if request.complete:
             raise Unsupported(
                 "fit_to_max_tokens needs an executor that knows how near a grammar's end is: 'trtllm' does not. "

@@ -49,6 +49,7 @@ def drawn_for(request: GenerationRequest) -> tuple[str, ...]:
         "repetition_penalty": sampling.repetition_penalty != 1,
         "presence_penalty": sampling.presence_penalty != 0,
         "frequency_penalty": sampling.frequency_penalty != 0,
+        "bad_words": bool(sampling.bad_token_ids),
         "ignore_eos": sampling.ignore_eos and request.grammar is not None,
         "logit_bias": any(abs(bias) > _LARGEST_BIAS for bias in sampling.logit_bias.values()),
         "temperature": temperature > 0 and not _LOWEST_TEMPERATURE <= temperature <= _HIGHEST_TEMPERATURE,

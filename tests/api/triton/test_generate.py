@@ -260,7 +260,7 @@ async def test_bad_input_is_a_400_in_its_shape_that_names_the_input(
         (ask(pad_id="x"), "pad_id"),
         (ask(stop_words=5), "stop_words"),
         (ask(stop_words=[str(i) for i in range(17)]), "stop"),
-        (ask(bad_words=["no"]), "bad_words"),
+        (ask(bad_words=[" "]), "bad_words"),
         (ask(beam_width=2), "beam_width"),
         (ask(length_penalty=2.0), "length_penalty"),
         (ask(embedding_bias_words=["x", "y"]), "embedding_bias_words"),

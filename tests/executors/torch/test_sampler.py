@@ -140,6 +140,26 @@ def test_end_tokens_are_forbidden_before_min_tokens() -> None:
     assert sample(logits[None].clone(), [sequence])[0].token_id == 0
 
 
+def test_the_last_token_of_a_bad_sequence_is_forbidden_after_the_others() -> None:
+    logits = torch.tensor([1.0, 9.0, 8.0, 7.0])
+    sequence = choice([3, 3], bad_token_ids=((1,), (3, 3, 2), (2, 2)))
+    assert sample(logits[None].clone(), [sequence])[0].token_id == 2, "the prompt is no part of the answer"
+    sequence.append(2, None)
+    assert sample(logits[None].clone(), [sequence])[0].token_id == 3
+    sequence.append(3, None)
+    sequence.append(3, None)
+    assert sample(logits[None].clone(), [sequence])[0].token_id == 3
+    sequence.append(1, None)
+    assert sample(logits[None].clone(), [sequence])[0].token_id == 2
+
+
+def test_bad_sequences_are_each_rows_own() -> None:
+    logits = torch.tensor([1.0, 9.0, 8.0, 7.0]).repeat(3, 1)
+    bads: list[tuple[tuple[int, ...], ...]] = [((1,),), (), ((1,), (2,))]
+    samples = sample(logits, [choice([3], bad_token_ids=bad) for bad in bads])
+    assert [s.token_id for s in samples] == [2, 1, 3]
+
+
 class Only:
     """Masks that allow these tokens in every row.
 
@@ -175,6 +195,14 @@ def test_a_grammar_that_allows_only_the_end_wins_over_min_tokens() -> None:
         0, allowed_mass=pytest.approx(math.exp(1) / (math.exp(1) + 3 * math.exp(5)))
     )
     assert sample(logits.clone(), [guided(min_tokens=4)], Only(0, 2))[0].token_id == 2
+
+
+def test_a_grammar_that_allows_only_what_is_bad_wins_in_its_own_row() -> None:
+    logits = torch.tensor([1.0, 5.0, 5.0, 4.0]).repeat(2, 1)
+    sequences = [guided(bad_token_ids=((1,), (2,))), choice([1], bad_token_ids=((1,), (2,)))]
+    samples = sample(logits, sequences, Only(2))
+    assert [(s.token_id, s.error) for s in samples] == [(2, None), (3, None)]
+    assert sample(logits[:1].clone(), sequences[:1], Only(0, 2))[0].token_id == 0
 
 
 def test_the_allowed_mass_is_the_models_own_probability_of_what_the_mask_allows() -> None:

@@ -19,6 +19,7 @@ from guidance_core.api.openai.constraints import (
 )
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.tools import FunctionName
+from guidance_core.generation import LoadLoraWeights
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -204,7 +205,9 @@ class ResponsesBody(RequestBody):
         **_STRICT, title="ResponsesRequest", json_schema_extra={"example": examples.RESPONSES["plain"]}
     )
 
-    model: str = Field(description="The name of the served model; `GET /v1/models` tells it.")
+    model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
+    lora_model: str | None = Field(None, description="See `/v1/chat/completions`.")
+    load_lora_weights: LoadLoraWeights | None = Field(None, description="See `/v1/chat/completions`.")
     input: Annotated[list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])] = Field(
         description="Text, or messages, calls, their results, and thoughts."
     )

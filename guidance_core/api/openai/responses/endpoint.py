@@ -66,7 +66,7 @@ class _Writer:
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": None,
             "metadata": body.metadata or {},
-            "model": served.name,
+            "model": body.model,
             "parallel_tool_calls": body.parallel_tool_calls,
             "previous_response_id": None,
             "prompt_cache_key": body.prompt_cache_key,

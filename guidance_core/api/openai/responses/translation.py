@@ -40,6 +40,8 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         )
     fields: dict[str, Any] = {
         "model": body.model,
+        "lora_model": body.lora_model,
+        "load_lora_weights": body.load_lora_weights,
         "messages": messages(body),
         "max_completion_tokens": body.max_output_tokens,
         "temperature": body.temperature,
