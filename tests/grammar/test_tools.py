@@ -16,7 +16,7 @@ from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.tools import Function
 from guidance_core.output.tool_calls import CallDelta, ContentDelta, ToolCallParser
-from guidance_core.tool_format import FORMATS, HERMES, JSON, LLAMA3_JSON, MISTRAL, ToolFormat
+from guidance_core.tool_format import FORMATS, HERMES, JSON, LLAMA3_JSON, MISTRAL, ToolFormat, after_token
 from tests.grammar.walks import Walker
 
 WEATHER = Function(
@@ -170,3 +170,20 @@ def test_arguments_are_an_object_and_names_differ() -> None:
         source(tools(HERMES, (Function("get", {"properties": {"a": {"$ref": "https://example.com/a"}}}),)))
     with pytest.raises(InvalidGrammar, match="The parameters of 'get'"):
         source(tools(HERMES, (Function("get", {"properties": {"a": {"type": "array", "uniqueItems": True}}}),)))
+
+
+@pytest.mark.parametrize("tool_format", [LLAMA3_JSON, JSON])
+@pytest.mark.parametrize("answer", [None, ANSWER])
+def test_after_a_json_start_token_comes_a_call_and_without_it_none(
+    tool_format: ToolFormat, answer: Any, ll_tokenizer: LLTokenizer
+) -> None:
+    marked = after_token(tool_format, "<|user|>")
+    given = None if answer is None else constraint.json_schema(answer)
+    what = tools(marked, (GET,), answer=given, token_ids={"<|user|>": 1})
+    call = written(tool_format, ("get", {"id": 7})).encode()
+    for first, accepted in (([1], True), ([], False)):
+        matcher = LLMatcher(ll_tokenizer, source(what), log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        tokens = first + ll_tokenizer.tokenize_bytes(call)
+        assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) is accepted
+    assert accepts(ll_tokenizer, what, '{"ok":true}' if answer else "Hello")

@@ -145,6 +145,38 @@ def test_a_template_file_from_the_settings_wins_over_the_models_own(make_folder:
     assert prompts.tokenizer.decode(prompts.chat([USER]), skip_special_tokens=False) == USER["content"] + "<|im_end|>"
 
 
+def test_llgtrts_template_file_wins_over_the_models_own(make_folder: MakeFolder) -> None:
+    folder = make_folder(QWEN)
+    (folder / "chat_template.j2").write_text("own: {{ messages[0].content }}")
+    assert PromptTokenizer.from_folder(folder).chat_text([USER]) == "own: " + USER["content"]
+
+
+def test_the_setting_may_be_the_template_itself(make_folder: MakeFolder) -> None:
+    prompts = PromptTokenizer.from_folder(make_folder(QWEN), chat_template="{{ messages[0].content }}!")
+    assert prompts.chat_text([USER]) == USER["content"] + "!"
+
+
+def test_another_bos_takes_the_place_of_what_the_tokenizer_adds(make_folder: MakeFolder) -> None:
+    folder = make_folder(LLAMA3)
+    own = with_bos(folder, "<|begin_of_text|>")
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    plain = own.completion("Hi", add_special_tokens=False)
+    other = PromptTokenizer.from_folder(folder, bos_token="<|eot_id|>", eos_token="<|end_header_id|>")
+    first = other.tokenizer.token_to_id("<|eot_id|>")
+    assert other.completion("Hi") == (first, *plain)
+    assert other.completion("<|eot_id|>Hi") == (first, *plain)
+    assert other.completion("Hi", add_special_tokens=False) == plain
+    assert other.chat_text([{"role": "user", "content": "Hi"}]) == "<|eot_id|>Hi<|end_header_id|>"
+    none = PromptTokenizer.from_folder(folder, bos_token="")
+    assert none.completion("Hi") == plain
+    assert none.chat_text([{"role": "user", "content": "Hi"}]).startswith("Hi")
+
+
+def test_a_bos_that_the_model_does_not_have_is_refused(make_folder: MakeFolder) -> None:
+    with pytest.raises(ValueError, match=r"model\.bos_token is '<nope>', which is no token of this model"):
+        PromptTokenizer.from_folder(make_folder(LLAMA3), bos_token="<nope>")
+
+
 def test_special_tokens_written_as_objects_or_in_a_file_of_their_own_are_understood(make_folder: MakeFolder) -> None:
     folder = make_folder(MISTRAL)
     config = json.loads((folder / "tokenizer_config.json").read_text())

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guidance_core.errors import InvalidRequest
-from guidance_core.prompt.tools import call_id, for_template, in_words
-from guidance_core.tool_format import HERMES, JSON, MISTRAL, detect
+from guidance_core.prompt import PromptTokenizer
+from guidance_core.prompt.tools import ToolUse, call_id, for_template, in_words
+from guidance_core.tool_format import HERMES, JSON, LLAMA3_JSON, MISTRAL, detect
+
+from .templates import LLAMA3
 
 TOOL = {
     "type": "function",
@@ -96,3 +101,23 @@ def test_the_template_shows_its_format(template: str, name: str) -> None:
 
 def test_mistrals_space_is_kept() -> None:
     assert detect("{{ tools }}[TOOL_CALLS] [").begin == "[TOOL_CALLS] ["
+
+
+def test_calls_begin_with_the_json_start_token(make_folder: Callable[..., Path]) -> None:
+    prompts = PromptTokenizer.from_folder(make_folder(LLAMA3))
+    use = ToolUse(prompts, LLAMA3_JSON, json_start_token="<|eot_id|>")
+    assert use.format.trigger == "<|eot_id|>"
+    assert use.token_ids == {"<|eot_id|>": prompts.tokenizer.token_to_id("<|eot_id|>")}
+    told = ToolUse(prompts, JSON, json_start_token="<|eot_id|>").chat_text([{"role": "user", "content": "Hi"}], [TOOL])
+    assert '<|eot_id|>{"tool_calls": [' in told
+
+
+@pytest.mark.parametrize(
+    ("tool_format", "token", "complaint"),
+    [(JSON, "<nope>", "no special token of this model"), (HERMES, "<|eot_id|>", "this model's are 'hermes'")],
+)
+def test_a_json_start_token_that_cannot_work_is_refused(
+    make_folder: Callable[..., Path], tool_format: Any, token: str, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ToolUse(PromptTokenizer.from_folder(make_folder(LLAMA3)), tool_format, json_start_token=token)

@@ -38,3 +38,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExecutorUnavailable, match=r"does not say max_position_embeddings: .*triton\.max_model_len"):
         read_limits(tmp_path, None)
     assert read_limits(tmp_path, 16) == ModelLimits(5, 16, (0,))
+
+
+def test_end_token_and_width_can_be_set(tmp_path: Path, model_path: Path) -> None:
+    write(tmp_path, "config.json", CONFIG)
+    (tmp_path / "tokenizer.json").write_bytes((model_path / "tokenizer.json").read_bytes())
+    assert read_limits(tmp_path, None, eos_token="<|im_start|>", vocab_size=128) == ModelLimits(128, 4096, (1,))
+    with pytest.raises(ValueError, match=r"model\.eos_token is '<nope>', which is no token of this model"):
+        read_limits(tmp_path, None, eos_token="<nope>")

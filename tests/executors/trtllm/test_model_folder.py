@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from guidance_core.executors.trtllm.model_folder import read_model_folder
 from tests.executors.trtllm.conftest import compile_engine
@@ -54,3 +55,9 @@ def test_other_folders_are_refused_with_what_they_lack(engine: Path, tmp_path: P
     shutil.copytree(engine, tmp_path / "e", ignore=shutil.ignore_patterns("*.engine"))
     with pytest.raises(ValueError, match=r"no rank0\.engine"):
         read_model_folder(tmp_path / "e")
+
+
+def test_end_token_and_width_can_be_set(checkpoint: Path) -> None:
+    token = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).id_to_token(7)
+    folder = read_model_folder(checkpoint, eos_token=token, vocab_size=4096)
+    assert (folder.eos_token_ids, folder.vocab_size) == ((7,), 4096)
