@@ -1,5 +1,7 @@
 """Who runs in a step."""
 
+from dataclasses import replace
+
 import pytest
 
 from guidance_core.executors.torch.scheduler import Plan, Scheduler
@@ -137,3 +139,19 @@ def test_a_sequence_goes_on_by_itself_when_the_one_it_waited_for_is_gone() -> No
 def test_a_step_that_cannot_hold_all_sequences_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match=r"torch\.max_num_tokens is 16"):
         make(slots=16, tokens=16)
+
+
+def test_the_lowest_priority_number_starts_first_and_equal_ones_in_the_order_of_their_arrival() -> None:
+    scheduler = make(slots=1)
+    for key, priority in enumerate([0, 5, 0, -1, 5]):
+        sequence = distinct(key, 5)
+        sequence.request = replace(sequence.request, priority=priority)
+        scheduler.add(sequence)
+
+    order = []
+    while scheduler.waiting:
+        [sequence] = run(scheduler).placed
+        order.append(sequence.key)
+        scheduler.remove(sequence)
+
+    assert order == [3, 0, 2, 1, 4]
