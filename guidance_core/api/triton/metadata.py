@@ -8,6 +8,7 @@ _INPUTS = {
     "text_input": "STRING",
     "max_tokens": "INT32",
     "stop_words": "STRING",
+    "bad_words": "STRING",
     "end_id": "INT32",
     "pad_id": "INT32",
     "top_k": "INT32",
@@ -32,7 +33,7 @@ _INPUTS = {
 """By `TritonGenerateBody`'s fields."""
 
 _REQUIRED = frozenset({"text_input", "max_tokens"})
-_LISTS = frozenset({"stop_words", "text_output", "cum_log_probs", "output_log_probs", "finish_reason"})
+_LISTS = frozenset({"stop_words", "bad_words", "text_output", "cum_log_probs", "output_log_probs", "finish_reason"})
 
 _OUTPUTS = {
     "text_output": "STRING",

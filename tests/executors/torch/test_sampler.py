@@ -200,7 +200,7 @@ def test_a_grammar_that_allows_only_the_end_wins_over_min_tokens() -> None:
 def test_a_grammar_that_allows_only_what_is_bad_wins_in_its_own_row() -> None:
     logits = torch.tensor([1.0, 5.0, 5.0, 4.0]).repeat(2, 1)
     sequences = [guided(bad_token_ids=((1,), (2,))), choice([1], bad_token_ids=((1,), (2,)))]
-    samples = sample(logits, sequences, Only(2))
+    samples = sample(logits.clone(), sequences, Only(2))
     assert [(s.token_id, s.error) for s in samples] == [(2, None), (3, None)]
     assert sample(logits[:1].clone(), sequences[:1], Only(0, 2))[0].token_id == 0
 
