@@ -23,14 +23,12 @@ from guidance_core.errors import InvalidGrammar, InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended
 from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.guidance.ending import Ending
-from guidance_core.guidance.shortest import STOPPED_IN_GRAMMAR, Way, shortest_answer
+from guidance_core.guidance.shortest import Way, shortest_answer
 from guidance_core.guidance.vocabulary import Vocabulary
 from kernels.mask_logits import mask_logits
-
-_MATCHERS_PER_LEXER = 256
-"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
 
 _PARALLEL_COMMIT = 64
 """From so many tokens on, matchers consume them in parallel: one takes 1 µs, waking llguidance's threads takes 50 µs
@@ -344,7 +342,7 @@ class GuidanceBatch:
 
     def _prototype(self, grammar: Grammar) -> _Prototype:
         prototype = self._prototypes.get(grammar.key)
-        if prototype is None or prototype.copies >= _MATCHERS_PER_LEXER:
+        if prototype is None or prototype.copies >= MATCHERS_PER_LEXER:
             shortest = None if prototype is None else prototype.shortest
             prototype = _Prototype(self._compile_worker.submit(self._compile, grammar.source), shortest)
             self._prototypes[grammar.key] = prototype
@@ -384,7 +382,7 @@ class GuidanceBatch:
         matcher = self._matchers[sequence_id]
         if matcher.is_error():
             return matcher.get_error().removesuffix("<non-verbose/>").strip()
-        if matcher.is_stopped() and matcher.stop_reason() not in STOPPED_IN_GRAMMAR:
+        if matcher.is_stopped() and not has_ended(matcher):
             return f"llguidance gave up: {matcher.stop_reason()}"
         return None
 

@@ -16,12 +16,10 @@ from typing import Any
 from llguidance import LLMatcher
 
 from guidance_core.generation import Grammar
+from guidance_core.grammar.standing import has_ended
 from guidance_core.guidance.shortest_json import shortest_instance
 from guidance_core.guidance.shortest_match import shortest_match
 from guidance_core.guidance.vocabulary import Vocabulary
-
-STOPPED_IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
-"""llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
 
 _MOST_START_STATES = 2_000
 _MOST_TOKENS_AT_START = 20_000
@@ -70,7 +68,7 @@ def walk(matcher: LLMatcher, tokens: Sequence[int]) -> Way | None:
 
 def _end(matcher: LLMatcher, tokens: Sequence[int]) -> Way | None:
     if matcher.is_stopped():
-        return Way(tuple(tokens), stops=True) if matcher.stop_reason() in STOPPED_IN_GRAMMAR else None
+        return Way(tuple(tokens), stops=True) if has_ended(matcher) else None
     return Way(tuple(tokens)) if matcher.is_accepting() else None
 
 

@@ -16,13 +16,8 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import GenerationFailed, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended, may_end
 from guidance_core.grammar.threads import deep_stack_pool
-
-_IN_GRAMMAR = frozenset({"NoExtension", "EndOfSentence"})
-"""llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
-
-_MATCHERS_PER_LEXER = 256
-"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
 
 
 @dataclass(slots=True)
@@ -71,12 +66,12 @@ class Proof:
     @property
     def accepting(self) -> bool:
         """The answer so far is in the grammar."""
-        return self.stopped or (not self._matcher.is_error() and self._matcher.is_accepting())
+        return may_end(self._matcher)
 
     @property
     def stopped(self) -> bool:
         """The answer so far is in the grammar, and nothing longer is."""
-        return self._matcher.is_stopped() and self._matcher.stop_reason() in _IN_GRAMMAR
+        return has_ended(self._matcher)
 
 
 class Proofs:
@@ -97,7 +92,7 @@ class Proofs:
             InvalidGrammar: llguidance does not take the grammar.
         """
         prototype = self._prototypes.get(grammar.key)
-        if prototype is None or prototype.matcher.cancelled() or prototype.copies >= _MATCHERS_PER_LEXER:
+        if prototype is None or prototype.matcher.cancelled() or prototype.copies >= MATCHERS_PER_LEXER:
             compiling = asyncio.get_running_loop().run_in_executor(self._thread, self._compile, grammar.source)
             prototype = self._prototypes[grammar.key] = _Prototype(compiling)
         prototype.copies += 1

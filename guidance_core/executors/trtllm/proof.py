@@ -12,10 +12,8 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import GenerationFailed, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.limits import parser_limits
+from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended, may_end
 from guidance_core.grammar.threads import deep_stack_pool
-
-_MATCHERS_PER_LEXER = 256
-"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
 
 
 class Proofs:
@@ -40,13 +38,14 @@ class Proofs:
             InvalidGrammar: llguidance does not take it.
         """
         compiled, copies = self._prototypes.get(grammar.key, (None, 0))
-        if compiled is None or copies >= _MATCHERS_PER_LEXER:
+        if compiled is None or copies >= MATCHERS_PER_LEXER:
             compiled, copies = self._threads.submit(self._compile, grammar.source), 0
         self._prototypes[grammar.key] = compiled, copies + 1
         self._prototypes.move_to_end(grammar.key)
         while len(self._prototypes) > max(1, self._settings.cache_size):
             self._prototypes.popitem(last=False)
-        matcher = await asyncio.wrap_future(compiled)
+        # Shielded: a client that goes away must not cancel what another one waits for.
+        matcher = await asyncio.shield(asyncio.wrap_future(compiled))
         if matcher.is_error():
             raise InvalidGrammar(matcher.get_error())
         return Proof(matcher.deep_copy())
@@ -82,9 +81,9 @@ class Proof:
     @property
     def complete(self) -> bool:
         """Whether the answer can only end here."""
-        return bool(self._matcher.is_stopped())
+        return has_ended(self._matcher)
 
     @property
     def accepting(self) -> bool:
         """Whether the answer is in the grammar."""
-        return bool(self._matcher.is_stopped() or self._matcher.is_accepting())
+        return may_end(self._matcher)

@@ -1,0 +1,21 @@
+"""Where one of llguidance's matchers stands, and how many of them may share a lexer."""
+
+from __future__ import annotations
+
+from llguidance import LLMatcher
+
+MATCHERS_PER_LEXER = 256
+"""Copies of a matcher share one lexer, whose states only ever grow: after so many copies a new one is built."""
+
+_COMPLETE = frozenset({"NoExtension", "EndOfSentence"})
+"""llguidance's reasons to stop that mean that the text is complete; the others are limits that were hit."""
+
+
+def has_ended(matcher: LLMatcher) -> bool:
+    """Whether the text so far is in the grammar, and nothing longer is."""
+    return bool(matcher.is_stopped() and matcher.stop_reason() in _COMPLETE)
+
+
+def may_end(matcher: LLMatcher) -> bool:
+    """Whether the text so far is in the grammar."""
+    return has_ended(matcher) or bool(not matcher.is_error() and matcher.is_accepting())
