@@ -20,7 +20,14 @@ import pytest_asyncio
 
 from guidance_core.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, QueueFull, Unsupported
 from guidance_core.executors.base import Executor, ExecutorStats
-from guidance_core.generation import FinishReason, GenerationRequest, Grammar, SamplingParams, TokenLogprob
+from guidance_core.generation import (
+    FinishReason,
+    GenerationRequest,
+    Grammar,
+    LoraAdapter,
+    SamplingParams,
+    TokenLogprob,
+)
 
 _ids = itertools.count()
 
@@ -245,6 +252,8 @@ class ExecutorContract:
             ("logprobs", {"logprobs": 21}),
             ("logprobs", {"logprobs": -1}),
             ("stop_token_ids", {"stop_token_ids": (10**6,)}),
+            ("bad_token_ids", {"bad_token_ids": ((1, 10**6),)}),
+            ("bad_token_ids", {"bad_token_ids": ((),)}),
         ],
         ids=str,
     )
@@ -317,6 +326,35 @@ class ExecutorContract:
         got = await answer(executor, prompt_ids, max_tokens=12, ignore_eos=True, stop_token_ids=(stop,))
         assert got.token_ids == free.token_ids[:first]
         assert (got.finish_reason, got.stop_token_id) == ("stop", stop)
+
+    async def test_a_bad_sequence_does_not_come_or_is_refused_by_name(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        refusal = _refusal(executor, make_request(prompt_ids, bad_token_ids=((1, 2),)))
+        if refusal is not None:
+            assert refusal.param == "bad_words"
+            return
+        free = await answer(executor, prompt_ids, max_tokens=8, ignore_eos=True)
+        bad = (free.token_ids[1], free.token_ids[2])
+        got = await answer(executor, prompt_ids, max_tokens=8, ignore_eos=True, bad_token_ids=(bad,))
+        assert len(got.token_ids) == 8
+        assert bad not in itertools.pairwise(got.token_ids)
+
+    async def test_an_adapter_is_refused_by_name_where_there_are_none(
+        self, executor: Executor, prompt_ids: list[int]
+    ) -> None:
+        with pytest.raises(Unsupported, match="'pirate'") as refusal:
+            executor.check(replace(make_request(prompt_ids), lora=LoraAdapter("pirate", "/adapters/pirate")))
+        assert refusal.value.param == "lora_model"
+
+    async def test_a_priority_is_kept_or_refused_by_name(self, executor: Executor, prompt_ids: list[int]) -> None:
+        request = replace(make_request(prompt_ids), priority=1)
+        if executor.name == "torch":
+            executor.check(request)
+            return
+        with pytest.raises(Unsupported, match=f"'{executor.name}' starts requests in the order") as refusal:
+            executor.check(request)
+        assert refusal.value.param == "priority"
 
     async def test_no_end_token_comes_before_min_tokens(self, executor: Executor, prompt_ids: list[int]) -> None:
         bias = dict.fromkeys(executor.limits().eos_token_ids, 100.0)
