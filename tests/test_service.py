@@ -6,7 +6,11 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
+
 import service
+from guidance_core.config import BadSettings
 
 
 def test_the_bentofile_names_this_service() -> None:
@@ -20,6 +24,7 @@ def test_its_endpoints_are_the_documented_ones() -> None:
     assert {api.route: api.name for api in service.GuidedLLM.apis.values()} == {
         "/v1/chat/completions": "chat_completions",
         "/v1/completions": "completions",
+        "/v1/responses": "responses",
         "/generate": "generate",
     }
     assert {api.name for api in service.GuidedLLM.apis.values() if api.is_stream} == {"generate"}
@@ -27,3 +32,14 @@ def test_its_endpoints_are_the_documented_ones() -> None:
 
 def test_every_endpoint_says_what_it_does() -> None:
     assert all((api.doc or "").endswith(".") for api in service.GuidedLLM.apis.values())
+
+
+def test_arguments_of_bentoml_serve_are_settings() -> None:
+    try:
+        BentoMLContainer.bento_arguments.set({"torch.max_batch_size": "3"})
+        assert service.GuidedLLM.inner().served.settings.torch.max_batch_size == 3
+        BentoMLContainer.bento_arguments.set({"torch.max_bach_size": "3"})
+        with pytest.raises(BadSettings, match=r"Did you mean torch\.max_batch_size\?"):
+            service.GuidedLLM.inner()
+    finally:
+        BentoMLContainer.bento_arguments.reset()

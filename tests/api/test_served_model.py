@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from guidance_core.api.served_model import LoadedModel, ServedModel
+from guidance_core.api import served_model
+from guidance_core.api.served_model import LoadedModel, ServedModel, load_model
 from guidance_core.config import ModelSettings, Settings
 from guidance_core.errors import ExecutorUnavailable, ModelNotFound
 from guidance_core.executors.base import ExecutorStats
+from guidance_core.model_store import StoredModel
 from tests.api.scripted_executor import ScriptedExecutor
 
 
@@ -80,3 +83,26 @@ async def test_an_unexpected_failure_is_told_without_its_inside_and_logged_with_
     assert served.health().state == "failed"
     assert "secret" not in served.health().detail
     assert "secret" in caplog.text
+
+
+async def test_what_is_set_of_the_model_reaches_prompts_and_tools(
+    model_path: Path, tmp_path: Path, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = tmp_path / "own.liquid"
+    history.write_text("{{ eos_token }}{% for item in items %}{{ item.content }}{% endfor %}")
+    monkeypatch.setattr(served_model, "resolve", lambda tag: StoredModel("smollm2:1", model_path, {}, {}))
+    monkeypatch.setattr(served_model, "check_fits", lambda model, settings: None)
+    monkeypatch.setattr(served_model, "create_executor", lambda path, settings: executor)
+    model = ModelSettings(
+        history_template=str(history),
+        bos_token="<|im_end|>",
+        eos_token="<|im_start|>",
+        json_start_token="<|endoftext|>",
+    )
+
+    loaded = await load_model(Settings(model=model))
+
+    assert loaded.prompts.chat_text([{"role": "user", "content": "Hi"}]) == "<|im_start|>Hi"
+    assert loaded.prompts.completion("Hi")[0] == 2
+    assert loaded.tool_use.format.trigger == "<|endoftext|>"
+    loaded.grammars.close()

@@ -9,8 +9,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from guidance_core.config import TorchSettings
+from guidance_core.config import ModelSettings, Settings, TorchSettings
+from guidance_core.executors.torch.messages import Load
 from guidance_core.executors.torch.model_runner import ModelRunner, Segment
+from guidance_core.executors.torch.worker import prepare
 
 VOCAB = 160
 NEW_TOKENS = 20
@@ -314,3 +316,13 @@ def test_a_missing_gpu_is_said_so(llama):
     with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
         load(llama, device="cuda")
     assert load(llama, device="auto").device == torch.device("cpu")
+
+
+def test_the_end_token_can_be_set_but_not_a_wrong_width(tmp_path: Path, model_path: Path) -> None:
+    save_model(tmp_path, "LlamaConfig", SIZES)
+    (tmp_path / "tokenizer.json").write_bytes((model_path / "tokenizer.json").read_bytes())
+    torch_settings = TorchSettings(device="cpu", dtype="float32", max_batch_size=2, num_threads=1)
+    _, ready = prepare(Load(tmp_path, Settings(torch=torch_settings, model=ModelSettings(eos_token="<|im_start|>"))))
+    assert ready.limits.eos_token_ids == (1,)
+    with pytest.raises(ValueError, match=rf"n_vocab_override is 7, but the model's logits are {VOCAB} wide"):
+        prepare(Load(tmp_path, Settings(torch=torch_settings, model=ModelSettings(n_vocab_override=7))))
