@@ -99,7 +99,7 @@ def _translate(text: str, root: Schema, effort: Effort, *, exact: bool) -> Trans
     if not ledger.left_to_check:
         return Translation(source, "rewritten" if notes else "exact", None, notes)
     if exact:
-        refuse("", f"an exact grammar was asked for, but {ledger.left_to_check[0]}")
+        refuse("", f"an exact grammar is needed (for tools, or as strict is 'exact'), but {ledger.left_to_check[0]}")
     try:
         readings(text)
     except CheckError as error:
