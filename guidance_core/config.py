@@ -69,7 +69,7 @@ class ModelSettings(_Section):
         None,
         ge=1,
         description="Width of the logits of a model whose config.json is wrong about it (`vocab_size`). Executors "
-        "`trtllm` and `triton`; `torch` asks the model itself.",
+        "`trtllm` and `triton`; `torch` asks the model itself, and refuses another width.",
     )
     json_start_token: str | None = Field(
         None,
