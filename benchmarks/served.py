@@ -31,7 +31,7 @@ class Served:
 
     def __init__(self, session: aiohttp.ClientSession, model: str) -> None:
         """Talk to the server that ``session`` has as its base, which serves ``model``."""
-        self._session = session
+        self.session = session
         self._model = model
 
     async def run(self, prompts: list[list[int]], max_tokens: int, *, constrained: bool) -> list[Stream]:
@@ -52,7 +52,7 @@ class Served:
             body["response_format"] = response_format()
         stream = Stream(perf_counter())
         tokens = 0
-        async with self._session.post("/v1/completions", json=body) as response:
+        async with self.session.post("/v1/completions", json=body) as response:
             if response.status != 200:
                 raise RuntimeError(f"The server answered {response.status}: {await response.text()}")
             async for line in response.content:
@@ -72,12 +72,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(model: str, environment: dict[str, str]) -> AsyncIterator[Served]:
+async def serve(model: str, environment: dict[str, str], service: str = ".") -> AsyncIterator[Served]:
     """Start ``bentoml serve`` on a free port, wait until it is ready, and stop it at the end.
 
     Args:
         model: the name under which it serves the model.
         environment: its settings, besides this process's own environment.
+        service: what is served.
 
     Raises:
         RuntimeError: it ended or was not ready in time; the message names its log.
@@ -89,7 +90,7 @@ async def serve(model: str, environment: dict[str, str]) -> AsyncIterator[Served
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", str(port)),
+            *(sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)),
             cwd=ROOT,
             env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
             stdout=output,
