@@ -2,8 +2,8 @@
 
 Every stream writes the same document, token by token as a model would, through a `GuidanceBatch`, with and without
 the promise to be complete; then with a budget that has no token to spare, where whatever the model wants is drawn from
-the mask. Masks (and, with the promise, their narrowing) are filled behind the forward pass of a real step; what is
-settled and committed is not.
+the mask. It runs on the CPU, where a step asks about the tokens that were chosen: only with the promise that takes a
+mask.
 """
 
 from __future__ import annotations
@@ -98,16 +98,17 @@ class Streams:
     def step(self, times: Times, wanted: list[int] | None, draw: random.Random) -> None:
         """One step of those that run: each wants the document's next token, or one drawn from its mask."""
         batch, running = self._batch, self.running
+        logits = torch.zeros(len(running), self._vocab_size if wanted is None else 0)
+        tokens = [] if wanted is None else [wanted[self.written[stream]] for stream in running]
         start = time.perf_counter()
         batch.begin(list(enumerate(running)))
-        batch.wait()
+        if wanted is None:
+            batch.apply(logits)
+        else:
+            batch.allows(tokens)
         times.masks.append(time.perf_counter() - start)
         if wanted is None:
-            logits = torch.zeros(len(running), self._vocab_size)
-            batch.apply(logits)
             tokens = [draw.choice(row.isfinite().nonzero()[:, 0].tolist()) for row in logits]
-        else:
-            tokens = [wanted[self.written[stream]] for stream in running]
         start = time.perf_counter()
         tokens = batch.settle(range(len(running)), tokens)
         times.settling.append(time.perf_counter() - start)
