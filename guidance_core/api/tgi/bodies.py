@@ -79,7 +79,7 @@ class GenerateParameters(BaseModel):
     top_n_tokens: int | None = Field(None, ge=0, description="With the details: so many of the likeliest tokens.")
     decoder_input_details: bool = Field(False, description="Not supported: the prompt's logprobs are not computed.")
     watermark: bool = Field(False, description="Not supported.")
-    adapter_id: str | None = Field(None, description="Not supported: no adapters are served.")
+    adapter_id: str | None = Field(None, description="Name of the adapter (LoRA) to answer with.")
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ from guidance_core.api.tgi.bodies import (
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import ContextLengthExceeded, InvalidGrammar, InvalidRequest, Unsupported
 from guidance_core.executors.request_limits import MAX_LOGPROBS
-from guidance_core.generation import GenerationRequest, SamplingParams
+from guidance_core.generation import GenerationRequest, LoraAdapter, SamplingParams
 from guidance_core.grammar import constraint
 from guidance_core.grammar.constraint import Constraint
 
@@ -48,6 +48,7 @@ async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: boo
     sampled = _is_sampled(parameters)
     _check(parameters, max_best_of=settings.server.max_choices, sampled=sampled, stream=stream)
     model = served.get()
+    lora = _adapter(model, parameters.adapter_id)
     prompt_ids = await _prompt_ids(model, body)
     grammar = None
     if parameters.grammar is not None:
@@ -70,6 +71,7 @@ async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: boo
         ),
         grammar=grammar,
         stop=tuple(parameters.stop),
+        lora=lora,
     )
     text = TextOptions(keep_leading_space=True, include_stop_string=True)
     budget = CheckBudget(settings.guidance.check_attempts, settings.guidance.check_tokens)
@@ -125,8 +127,18 @@ def _check(parameters: GenerateParameters, *, max_best_of: int, sampled: bool, s
             "`typical_p` is not supported, except 1, which keeps all tokens: use `top_p` instead.",
             param="parameters.typical_p",
         )
-    if parameters.adapter_id is not None:
-        raise Unsupported("`adapter_id` is not supported: no adapters are served.", param="parameters.adapter_id")
+
+
+def _adapter(model: LoadedModel, name: str | None) -> LoraAdapter | None:
+    if name is None:
+        return None
+    if model.adapters is None:
+        raise Unsupported(
+            "`adapter_id` is not supported: this service has no adapters. Leave it out, or set lora.folder, where they "
+            "are.",
+            param="parameters.adapter_id",
+        )
+    return model.adapters.get(name, param="parameters.adapter_id")
 
 
 async def _prompt_ids(model: LoadedModel, body: GenerateBody) -> tuple[int, ...]:

@@ -124,8 +124,14 @@ def _config(path: Path) -> dict[str, Any]:
     for field in ("r", "lora_alpha"):
         if type(config.get(field)) not in (int, float) or not 0 < config[field] < math.inf:
             raise BadAdapter(f"{field} is {config.get(field)!r}, but it must be a number above 0")
-    if not isinstance(config.get("alpha_pattern") or {}, dict):
-        raise BadAdapter("alpha_pattern must be an object")
+    pattern = config.get("alpha_pattern") or {}
+    if not (isinstance(pattern, dict) and all(type(alpha) in (int, float) for alpha in pattern.values())):
+        raise BadAdapter("alpha_pattern must be an object with numbers")
+    try:
+        for expression in pattern:
+            re.compile(expression)
+    except re.error as error:
+        raise BadAdapter(f"alpha_pattern has {error.pattern!r}, which is no regular expression: {error}") from None
     return config
 
 

@@ -62,6 +62,17 @@ async def test_an_adapter_is_chosen_by_model_or_by_lora_model(
         assert executor.requests[-1].lora == lora
 
 
+async def test_clients_of_text_generation_inference_choose_one_by_adapter_id(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, hello: str, folder: Path
+) -> None:
+    response = await client.post("/tgi/generate", json={"inputs": "Hi", "parameters": {"adapter_id": "pirate"}})
+    assert response.status_code == 200, response.text
+    assert executor.requests[-1].lora == LoraAdapter("pirate", str(folder / "pirate"))
+
+    refused = await client.post("/tgi/generate", json={"inputs": "Hi", "parameters": {"adapter_id": "../secret"}})
+    assert "'../secret'" in refused.json()["error"]
+
+
 async def test_adapters_are_listed_with_the_model_that_they_are_of(client: httpx.AsyncClient) -> None:
     cards = (await client.get("/v1/models")).json()["data"]
 

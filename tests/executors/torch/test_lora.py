@@ -196,6 +196,8 @@ def test_the_adapter_that_was_used_longest_ago_makes_room(adapted: Adapted) -> N
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
         ({"lora_alpha": "16"}, "lora_alpha"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern"),
+        ({"alpha_pattern": {"(": 8}}, "no regular expression"),
         ({"rank": 65}, "lora.max_rank is 64"),
         ({"targets": ["lm_head"]}, "no linear layer 'lm_head'"),
     ],
