@@ -128,7 +128,7 @@ class GenerationBody(ConstraintFields, RequestBody):
         0.0, ge=0, le=1, description="Sample from tokens with at least this share of the likeliest one's probability."
     )
     repetition_penalty: float = Field(1.0, gt=0, le=1000, description="Above 1, tokens seen before become less likely.")
-    min_tokens: int = Field(0, ge=0, description="The answer does not end before.")
+    min_tokens: int = Field(0, ge=0, description="The answer ends before only where its constraint must.")
     stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
     ignore_eos: bool = Field(False, description="The model's own end tokens do not end the answer.")
     bad_words: list[str] | None = Field(

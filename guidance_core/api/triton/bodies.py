@@ -64,7 +64,7 @@ class TritonGenerateBody(RequestBody):
     repetition_penalty: float = Field(1.0, gt=0, description="Above 1, tokens seen before become less likely.")
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    min_tokens: int | None = Field(None, ge=0, description="The answer does not end before.")
+    min_tokens: int | None = Field(None, ge=0, description="The answer ends before only where its constraint must.")
     min_length: int | None = Field(None, ge=0, description="Older name of `min_tokens`.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="The same seed gives the same answer; 0 if not given.")
     random_seed: int | None = Field(None, ge=0, lt=2**64, description="Older name of `seed`.")
