@@ -269,7 +269,7 @@ async def test_without_tensorrt_llm_the_image_that_has_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
     executor = TrtllmExecutor(checkpoint, settings())
-    with pytest.raises(ExecutorUnavailable, match=r"nvcr\.io/nvidia/tensorrt-llm"):
+    with pytest.raises(ExecutorUnavailable, match=r"\(nvidia/tensorrt-llm/release:"):
         await executor.start()
 
 

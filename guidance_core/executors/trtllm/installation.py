@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from guidance_core.errors import ExecutorUnavailable
 
-CONTAINER = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
+CONTAINER = "nvidia/tensorrt-llm/release:1.2.1"
 
 
 @dataclass(frozen=True, slots=True)
