@@ -48,6 +48,8 @@ browser:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.10, 3.11 or 3.12 is needed, and none was found. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "==> Making the environment .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
+	@# The pip that older Pythons bring takes minutes to choose versions, a newer one seconds.
+	@$(INSTALL) --quiet --upgrade pip
 
 .venv/serving: requirements.txt | .venv/bin/python
 	@echo "==> Installing what serving needs (PyTorch is the large part)"
