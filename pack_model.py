@@ -234,9 +234,12 @@ def how_to_serve(name: str, labels: dict[str, str], metadata: dict[str, Any], pa
     if executor != "triton":
         return f"Serve it: {variables} bentoml serve ."
     repository = "triton_model_repository"
+    variables += f" GUIDED_TRTLLM_TRITON__MODEL={metadata['triton_model']}"
+    if metadata.get("context_length"):
+        variables += f" GUIDED_TRTLLM_TRITON__MAX_MODEL_LEN={metadata['context_length']}"
     return (
-        f"Start Triton on it: cd {path} && tritonserver --model-repository={repository}\n"
-        f"Serve it: {variables} GUIDED_TRTLLM_TRITON__MODEL={metadata['triton_model']} bentoml serve ."
+        f"Start Triton on it: cd {path} && tritonserver --model-repository=triton_model_repository\n"
+        f"Serve it: {variables} bentoml serve ."
     )
 
 

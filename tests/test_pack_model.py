@@ -151,10 +151,13 @@ def test_what_no_executor_runs_is_said_when_it_is_packed() -> None:
 
 
 def test_a_repository_is_served_by_starting_triton_on_it() -> None:
-    text = how_to_serve("mine", {"executor": "triton"}, {"triton_model": "ensemble"}, Path("/store/mine/v1"))
+    text = how_to_serve(
+        "mine", {"executor": "triton"}, {"triton_model": "ensemble", "context_length": 4096}, Path("/store/mine/v1")
+    )
     assert "cd /store/mine/v1 && tritonserver --model-repository=triton_model_repository" in text
     assert "GUIDED_TRTLLM_EXECUTOR=triton" in text
     assert "GUIDED_TRTLLM_TRITON__MODEL=ensemble" in text
+    assert "GUIDED_TRTLLM_TRITON__MAX_MODEL_LEN=4096" in text
 
 
 def test_list_shows_each_model_with_its_labels(

@@ -9,7 +9,6 @@ Triton is started there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,41 +72,28 @@ def read(folder: Path, *, name: str | None = None, tokenizer: Path | None = None
 
     search = (folder, *repository.resolve().parents)
     engine = _find(configs, _ENGINE_KEYS, search)
+    files = _all_files(repository, REPOSITORY)
+    engine_path = ENGINE
+    if engine is not None and engine.resolve().is_relative_to(repository.resolve()):
+        engine_path = f"{REPOSITORY}/{engine.resolve().relative_to(repository.resolve()).as_posix()}"
+    elif engine is not None:
+        files.update(_all_files(engine, ENGINE))
     tokenizer = tokenizer or _find(configs, ("tokenizer_dir",), search)
     if tokenizer is None:
         raise CannotPack(
             f"{folder} names no tokenizer: name the folder of the checkpoint that its engine was made of with "
             "--tokenizer FOLDER."
         )
-    inside = engine is not None and engine.resolve().is_relative_to(repository.resolve())
-    engine_path = ENGINE
-    if engine is not None and inside:
-        engine_path = f"{REPOSITORY}/{engine.resolve().relative_to(repository.resolve()).as_posix()}"
     texts = {f"{REPOSITORY}/{model}/config.pbtxt": _relative(config, engine_path) for model, config in configs.items()}
-    return _package(name or folder.resolve().name.lower(), repository, texts, tokenizer, engine, inside, served)
-
-
-def _package(
-    name: str,
-    repository: Path,
-    texts: dict[str, str],
-    tokenizer: Path,
-    engine: Path | None,
-    inside: bool,
-    served: str,
-) -> Package:
-    files = _all_files(repository, REPOSITORY)
-    if engine is not None and not inside:
-        files.update(_all_files(engine, ENGINE))
-    files = {path: file for path, file in files.items() if path not in texts}
     checkpoint = read_json(tokenizer / "config.json")
-    text_config = checkpoint.get("text_config") or checkpoint
-    files.update(tokenizer_files(tokenizer))
-    files.update({file.name: file for file in sorted(tokenizer.glob("*config.json")) if file.is_file()})
     architecture = (checkpoint.get("architectures") or [checkpoint.get("model_type", "unknown")])[0]
     package = Package(
-        name=name,
-        files=files,
+        name=name or folder.resolve().name.lower(),
+        files={
+            **{path: file for path, file in files.items() if path not in texts},
+            **tokenizer_files(tokenizer),
+            **{file.name: file for file in sorted(tokenizer.glob("*config.json"))},
+        },
         texts=texts,
         labels={"executor": "triton", "architecture": architecture},
     )
@@ -116,9 +102,9 @@ def _package(
             "source": str(repository.resolve()),
             "format": FORMAT,
             "architecture": architecture,
-            "models": sorted({path.split("/")[1] for path in texts}),
+            "models": sorted(configs),
             "triton_model": served,
-            "vocab_size": text_config.get("vocab_size"),
+            "vocab_size": (checkpoint.get("text_config") or checkpoint).get("vocab_size"),
             **_engine_facts(engine),
             "size_bytes": package.size_bytes,
             "chat_template_sha256": chat_template_sha256(tokenizer),
@@ -179,8 +165,7 @@ def _relative(config: str, engine_path: str) -> str:
         start = match.start("value") - match.start()
         return match[0][:start] + paths[match["key"]] + match[0][start + len(match["value"]) :]
 
-    function: Callable[[re.Match[str]], str] = replace
-    return _PARAMETER.sub(function, config)
+    return _PARAMETER.sub(replace, config)
 
 
 def _all_files(folder: Path, under: str) -> dict[str, Path]:
