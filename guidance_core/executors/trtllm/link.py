@@ -135,7 +135,7 @@ class WorkerEnd:
         threading.Thread(target=self._read, name="trtllm-link", daemon=True).start()
 
     def entry(self, key: Hashable, seconds: float) -> Any:
-        """An entry that the service publishes, waited for at most so long; None if it does not come, or is withdrawn."""
+        """An entry that the service publishes, waited for at most so long; None if it is withdrawn or does not come."""
         with self._changed:
             self._changed.wait_for(lambda: key in self._published or key in self._withdrawn, seconds)
             return self._published.get(key)
