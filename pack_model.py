@@ -233,7 +233,6 @@ def how_to_serve(name: str, labels: dict[str, str], metadata: dict[str, Any], pa
         variables = f"GUIDED_TRTLLM_EXECUTOR={executor} {variables}"
     if executor != "triton":
         return f"Serve it: {variables} bentoml serve ."
-    repository = "triton_model_repository"
     variables += f" GUIDED_TRTLLM_TRITON__MODEL={metadata['triton_model']}"
     if metadata.get("context_length"):
         variables += f" GUIDED_TRTLLM_TRITON__MAX_MODEL_LEN={metadata['context_length']}"
