@@ -200,10 +200,10 @@ def _reasoning(prompts: PromptTokenizer) -> ReasoningMarkers | None:
 def _adapters(settings: Settings) -> LoraFolder | None:
     if settings.lora.folder is None:
         return None
-    if settings.executor != "torch":
+    if settings.executor == "triton":
         raise ValueError(
             f"lora.folder is set, but the executor {settings.executor!r} applies no adapters: unset it, or set "
-            "executor to 'torch'."
+            "executor to 'torch' or 'trtllm'."
         )
     return LoraFolder(Path(settings.lora.folder))
 

@@ -76,9 +76,9 @@ def sent(executor: TrtllmExecutor, monkeypatch: pytest.MonkeyPatch) -> list[Any]
     llm = executor._loaded_or_raise().llm
     real = llm.generate_async
 
-    def generate_async(inputs: list[int], sampling_params: Any, streaming: bool) -> Any:
+    def generate_async(inputs: list[int], sampling_params: Any, lora_request: Any, streaming: bool) -> Any:
         params.append(sampling_params)
-        return real(inputs, sampling_params=sampling_params, streaming=streaming)
+        return real(inputs, sampling_params=sampling_params, lora_request=lora_request, streaming=streaming)
 
     monkeypatch.setattr(llm, "generate_async", generate_async)
     return params
@@ -172,7 +172,7 @@ async def test_a_grammar_that_is_not_enforced_is_an_error(
     llm = executor._loaded_or_raise().llm
     real = llm.generate_async
 
-    def generate_async(inputs: list[int], sampling_params: Any, streaming: bool) -> Any:
+    def generate_async(inputs: list[int], sampling_params: Any, lora_request: Any, streaming: bool) -> Any:
         free = replace(
             sampling_params, guided_decoding=None, logits_processor=None, apply_batched_logits_processor=False
         )

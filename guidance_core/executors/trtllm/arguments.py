@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from guidance_core.config import Settings
-from guidance_core.executors.trtllm.installation import Installation
+from guidance_core.executors.trtllm.adapters import LoraLimits, lora_limits
+from guidance_core.executors.trtllm.installation import Installation, lora_config_class
 from guidance_core.executors.trtllm.model_folder import ModelFolder
 
 Way = Literal["batched", "engine", "processor"]
@@ -101,6 +102,9 @@ def llm_arguments(
             "speculative_config": _speculative_config(chosen.speculative, installation),
             "orchestrator_type": "ray" if chosen.orchestrator == "ray" else None,
         }
+    lora = lora_limits(folder, settings.lora)
+    if lora is not None:
+        arguments["lora_config"] = _lora_config(lora, settings)
     arguments["kv_cache_config"] = llmapi.KvCacheConfig(**kv_cache)
     arguments["scheduler_config"] = llmapi.SchedulerConfig(**scheduler)
     ours = sorted(arguments.keys() & chosen.llm_args.keys())
@@ -115,6 +119,16 @@ def slots(folder: ModelFolder, settings: Settings) -> int:
     """Most sequences that run at once."""
     wanted = settings.trtllm.max_batch_size
     return wanted if folder.max_batch_size is None else min(wanted, folder.max_batch_size)
+
+
+def _lora_config(limits: LoraLimits, settings: Settings) -> object:
+    """The caches on the GPU and on the host are made for so many adapters, each of the largest rank on all modules."""
+    return lora_config_class()(
+        lora_target_modules=list(limits.modules),
+        max_lora_rank=limits.max_rank,
+        max_loras=settings.lora.max_loaded,
+        max_cpu_loras=settings.lora.max_loaded,
+    )
 
 
 def _speculative_config(fields: dict[str, Any] | None, installation: Installation) -> object:

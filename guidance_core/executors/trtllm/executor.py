@@ -174,12 +174,16 @@ class TrtllmExecutor(Executor):
         run = self._runs[request.request_id] = _Run()
         self._admitted += choices
         try:
+            lora = None
+            if request.lora is not None:
+                assert loaded.adapters is not None, "check() refuses adapters where there are none"
+                lora = await loaded.adapters.request(request.lora)
             proofs = await self._begin_proofs(loaded, request)
             if self._state != "ready":
                 raise ExecutorUnavailable(self._health.detail)
             seed = random.getrandbits(64) if request.sampling.seed is None else request.sampling.seed
             for index, proof in enumerate(proofs):
-                run.flights[index] = self._launch(loaded, request, run.deltas, index, proof, seed)
+                run.flights[index] = self._launch(loaded, request, run.deltas, index, proof, seed, lora)
             while choices:
                 item = await run.deltas.get()
                 if isinstance(item, RequestError):
@@ -237,7 +241,8 @@ class TrtllmExecutor(Executor):
         return self._loaded
 
     def _check_features(self, request: GenerationRequest, loaded: Loaded) -> None:
-        refuse_lora(request, "the executor 'trtllm' applies none; 'torch' does.")
+        if loaded.adapters is None:
+            refuse_lora(request, "set lora.folder, where adapters are.")
         refuse_priority(request, self.name)
         if request.complete:
             raise Unsupported(
@@ -278,7 +283,14 @@ class TrtllmExecutor(Executor):
             self._compiling -= request.sampling.n
 
     def _launch(
-        self, loaded: Loaded, request: GenerationRequest, deltas: Deltas, index: int, proof: Proof | None, seed: int
+        self,
+        loaded: Loaded,
+        request: GenerationRequest,
+        deltas: Deltas,
+        index: int,
+        proof: Proof | None,
+        seed: int,
+        lora: Any,
     ) -> Flight:
         """Send one choice to the engine."""
         grammar = request.grammar
@@ -309,7 +321,7 @@ class TrtllmExecutor(Executor):
         )
         try:
             result = loaded.llm.generate_async(
-                list(request.prompt_ids), sampling_params=sampling.params, streaming=True
+                list(request.prompt_ids), sampling_params=sampling.params, lora_request=lora, streaming=True
             )
         except ValueError as error:
             raise InvalidRequest(f"TensorRT-LLM refuses the request: {error}") from error

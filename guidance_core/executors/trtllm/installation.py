@@ -59,3 +59,16 @@ def load(kind: Literal["checkpoint", "engine"]) -> Installation:
                 f"checkpoint instead, or use TensorRT-LLM 1.0 to 1.2 ({CONTAINER})."
             ) from error
     return Installation(version, llm, package.SamplingParams, llmapi.GuidedDecodingParams, llmapi)
+
+
+def lora_config_class() -> Any:
+    """``LoraConfig``; in 1.0 it was still in ``tensorrt_llm/lora_manager.py``."""
+    try:
+        return importlib.import_module("tensorrt_llm.lora_helper").LoraConfig
+    except ImportError:
+        return importlib.import_module("tensorrt_llm.lora_manager").LoraConfig
+
+
+def lora_request_class() -> Any:
+    """``LoRARequest``, which ``LLM.generate_async`` takes."""
+    return importlib.import_module("tensorrt_llm.executor.request").LoRARequest

@@ -9,6 +9,7 @@ from typing import Any
 
 from guidance_core.config import Settings
 from guidance_core.executors.trtllm import installation
+from guidance_core.executors.trtllm.adapters import Adapters, lora_limits
 from guidance_core.executors.trtllm.arguments import Way, choose_way, llm_arguments, slots
 from guidance_core.executors.trtllm.installation import Installation
 from guidance_core.executors.trtllm.link import Address
@@ -44,6 +45,7 @@ class Loaded:
         setup: for our processors in its worker processes.
         proofs: None where the model's tokenizer allows no grammars.
         no_grammars: then, why.
+        adapters: None where the service has none.
     """
 
     llm: Any
@@ -55,6 +57,7 @@ class Loaded:
     setup: WorkerSetup
     proofs: Proofs | None
     no_grammars: str
+    adapters: Adapters | None
 
     def close(self) -> None:
         """Free everything; blocks until the worker processes have ended."""
@@ -103,6 +106,7 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
 
         processor = BatchedProcessor(setup)
     arguments = llm_arguments(folder, settings, installed, way=way, batched_processor=processor)
+    limits = lora_limits(folder, settings.lora)
     _log.info(
         "TensorRT-LLM %s loads the %s %s; what enforces grammars: %s",
         installed.version,
@@ -124,4 +128,5 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         setup=setup,
         proofs=proofs,
         no_grammars=no_grammars,
+        adapters=None if limits is None else Adapters(limits, installation.lora_request_class()),
     )

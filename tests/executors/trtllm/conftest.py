@@ -15,6 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 STANDIN = Path(__file__).parent / "standin"
 
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+
 
 @pytest.fixture(scope="module")
 def tensorrt_llm() -> Iterator[None]:
@@ -57,7 +66,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return compile_engine(checkpoint, tmp_path_factory.mktemp("models") / "engine", max_seq_len=512, max_batch_size=8)
 
 
-def compile_engine(checkpoint: Path, folder: Path, **build: int) -> Path:
+def compile_engine(checkpoint: Path, folder: Path, **build: object) -> Path:
     """An engine's folder: its config.json has what `trtllm-build` writes there, as far as it is read."""
     folder.mkdir()
     model = json.loads((checkpoint / "config.json").read_text())
@@ -66,7 +75,7 @@ def compile_engine(checkpoint: Path, folder: Path, **build: int) -> Path:
         "pretrained_config": {
             "architecture": model["architectures"][0],
             "dtype": "float32",
-            "vocab_size": model["vocab_size"],
+            **{name: model[name] for name in _SIZES},
             "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
         },
         "build_config": {"max_input_len": 511, "max_num_tokens": 8192, "max_beam_width": 1, **build},

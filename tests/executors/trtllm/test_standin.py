@@ -51,6 +51,17 @@ def test_generate_async_has_the_parameters_and_defaults() -> None:
     assert defaults_of(LLM.generate_async) == API["LLM.generate_async"]
 
 
+def test_requests_for_adapters_have_the_parameters_and_refusals(tmp_path: Path) -> None:
+    from tensorrt_llm.executor.request import LoRARequest
+
+    assert list(inspect.signature(LoRARequest).parameters)[:2] == ["lora_name", "lora_int_id"]
+    assert defaults_of(LoRARequest) == API["LoRARequest"]
+    with pytest.raises(ValueError, match="does not exist"):
+        LoRARequest("pirate", 1, str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="must be 'hf' or 'nemo'"):
+        LoRARequest("pirate", 1, str(tmp_path), "other")
+
+
 def test_outputs_have_the_attributes() -> None:
     from tensorrt_llm.executor.result import CompletionOutput
     from tensorrt_llm.llmapi.llm import RequestOutput

@@ -22,6 +22,7 @@ from tensorrt_llm.executor.result import GenerationResult, Response
 from tensorrt_llm.llmapi.llm_args import BaseLlmArgs
 
 if TYPE_CHECKING:
+    from tensorrt_llm.executor.request import LoRARequest
     from tensorrt_llm.sampling_params import SamplingParams
 
 T = TypeVar("T", bound=GenerationResult)
@@ -57,7 +58,7 @@ class GenerationExecutorProxy:
             raise RuntimeError(problem)
         threading.Thread(target=self._read, daemon=True).start()
 
-    def submit(self, result: T) -> T:
+    def submit(self, result: T, lora_request: LoRARequest | None) -> T:
         """Send a request to the worker.
 
         Raises:
@@ -70,7 +71,7 @@ class GenerationExecutorProxy:
         self._results[result.request_id] = result
         params: SamplingParams = result.sampling_params
         # Plain pickle, as `tensorrt_llm/executor/ipc.py`: tensors go along as bytes.
-        message = ("submit", result.request_id, result.prompt_token_ids, params)
+        message = ("submit", result.request_id, result.prompt_token_ids, params, lora_request)
         self._connection.send_bytes(pickle.dumps(message))
         return result
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrt_llm.executor.proxy import GenerationExecutorProxy
+from tensorrt_llm.executor.request import LoRARequest
 from tensorrt_llm.executor.result import GenerationResult
 from tensorrt_llm.llmapi.llm_args import BaseLlmArgs, TorchLlmArgs, TrtLlmArgs
 from tensorrt_llm.sampling_params import SamplingParams
@@ -66,7 +67,7 @@ class _BaseLLM:
         self,
         inputs: Any,
         sampling_params: SamplingParams | None = None,
-        lora_request: Any = None,
+        lora_request: LoRARequest | None = None,
         prompt_adapter_request: Any = None,
         streaming: bool = False,
         kv_cache_retention_config: Any = None,
@@ -81,7 +82,7 @@ class _BaseLLM:
         if not isinstance(inputs, list) or not all(isinstance(token, int) for token in inputs):
             raise TypeError(f"The inputs must be type str or list of int, but got {type(inputs)}")
         self._check_arguments(len(inputs), params)
-        return self._executor.submit(RequestOutput(inputs, params, streaming, self._executor))
+        return self._executor.submit(RequestOutput(inputs, params, streaming, self._executor), lora_request)
 
     def get_stats_async(self, timeout: float | None = 2) -> AsyncIterator[dict[str, Any]]:
         """Statistics of iterations; ends when none comes for so long."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tensorrt_llm.lora_helper import LoraConfig
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -90,7 +92,7 @@ class BaseLlmArgs(_Strict):
     enable_attention_dp: bool = False
     load_format: str = "auto"
     enable_lora: bool = False
-    lora_config: Any = None
+    lora_config: LoraConfig | None = None
     kv_cache_config: KvCacheConfig = Field(default_factory=KvCacheConfig)
     enable_chunked_prefill: bool = False
     guided_decoding_backend: str | None = Field(None, pattern="^(xgrammar|llguidance)$")

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 
 from guidance_core import generation
-from guidance_core.config import TorchSettings
+from guidance_core.config import LoraSettings, TorchSettings
+from guidance_core.executors.torch.lora import LoadedAdapter
 from guidance_core.executors.torch.model_runner import ModelRunner
 from guidance_core.executors.torch.scheduler import Scheduler, Work
 from guidance_core.executors.torch.sequence import Sequence
 from guidance_core.executors.torch.slots import Slots
 from tensorrt_llm._torch.pyexecutor.grammar_matcher import LLGuidanceMatcher, LLGuidanceMatcherFactory
 from tensorrt_llm._torch.pyexecutor.sampler import CppDecoder, TorchSampler
+from tensorrt_llm.executor.request import LoRARequest
 from tensorrt_llm.executor.result import Response
 from tensorrt_llm.llmapi.llm_args import BaseLlmArgs
+from tensorrt_llm.lora_helper import LoraConfig
 from tensorrt_llm.sampling_params import SamplingParams
 
 _PADDED_TO = 64
@@ -52,6 +55,9 @@ class PyExecutor:
     def __init__(self, args: BaseLlmArgs, backend: str, checkpoint: Path) -> None:
         self._args = args
         self._backend = backend
+        lora = _lora_config(args, backend)
+        self._has_lora = lora is not None
+        self._adapters: dict[int, LoadedAdapter] = {}
         self._runner = ModelRunner(
             checkpoint,
             TorchSettings(
@@ -63,6 +69,7 @@ class PyExecutor:
                 max_num_tokens=args.max_num_tokens,
             ),
             trust_remote_code=args.trust_remote_code,
+            lora=None if lora is None else LoraSettings(max_rank=lora.max_lora_rank),
         )
         self._slots = Slots(
             self._runner.num_slots, self._runner.max_model_len, share=args.kv_cache_config.enable_block_reuse
@@ -96,12 +103,23 @@ class PyExecutor:
             if self._requests:
                 self._iterate(send)
 
-    def _enqueue(self, client_id: int, prompt: list[int], params: SamplingParams) -> None:
+    def _enqueue(
+        self, client_id: int, prompt: list[int], params: SamplingParams, lora_request: LoRARequest | None
+    ) -> None:
         sampling = generation.SamplingParams(max_tokens=params.max_tokens, ignore_eos=True)
         request = generation.GenerationRequest(request_id="", prompt_ids=tuple(prompt), sampling=sampling)
-        sequence = Sequence(client_id, client_id, 0, request, eos_token_ids=(), seed=0)
+        sequence = Sequence(client_id, client_id, 0, request, eos_token_ids=(), seed=0, lora=self._load(lora_request))
         self._requests[client_id] = _LlmRequest(client_id, next(self._ids), params, sequence)
         self._scheduler.add(sequence)
+
+    def _load(self, lora_request: LoRARequest | None) -> LoadedAdapter | None:
+        """Without LoRA an adapter is left out; one whose id is known is not read again (`LoraManager.load_from_hf`)."""
+        if lora_request is None or not self._has_lora:
+            return None
+        uid = lora_request.lora_int_id
+        if uid not in self._adapters:
+            self._adapters[uid] = LoadedAdapter(uid, self._runner.read_adapter(Path(lora_request.lora_path)))
+        return self._adapters[uid]
 
     def _cancel(self, client_id: int, send: Callable[[Any], None]) -> None:
         request = self._requests.pop(client_id, None)
@@ -207,3 +225,13 @@ class PyExecutor:
             "tokensPerBlock": _BLOCK,
         }
         return json.dumps({"iter": self._iteration, "kvCacheStats": cache})
+
+
+def _lora_config(args: BaseLlmArgs, backend: str) -> LoraConfig | None:
+    """On the PyTorch backend an argument enables LoRA, in an engine its build does (``llmapi/llm.py``)."""
+    if backend == "pytorch":
+        return args.lora_config
+    build = json.loads((Path(args.model) / "config.json").read_text())["build_config"]
+    if not build.get("plugin_config", {}).get("lora_plugin"):
+        return None
+    return args.lora_config or LoraConfig(**build["lora_config"])
