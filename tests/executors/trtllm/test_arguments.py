@@ -105,3 +105,13 @@ def test_what_settings_decide_cannot_be_overridden_behind_their_back(checkpoint:
 def test_unknown_speculation_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="decoding_type 'Oracle'"):
         arguments(checkpoint, speculative={"decoding_type": "Oracle"})
+
+
+def test_adapters_are_an_argument_only_where_there_is_a_folder_of_them(checkpoint: Path, tmp_path: Path) -> None:
+    assert "lora_config" not in arguments(checkpoint)
+
+    settings = Settings.model_validate({"lora": {"folder": str(tmp_path), "max_rank": 16, "max_loaded": 3}})
+    folder, installed = read_model_folder(checkpoint), installation.load("checkpoint")
+    lora = llm_arguments(folder, settings, installed, way="engine", batched_processor=None)["lora_config"]
+    assert (lora.max_lora_rank, lora.max_loras, lora.max_cpu_loras) == (16, 3, 3)
+    assert {"attn_q", "attn_dense", "mlp_gate"} < set(lora.lora_target_modules)
