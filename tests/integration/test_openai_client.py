@@ -176,7 +176,47 @@ def test_the_client_raises_its_own_errors(openai: OpenAI) -> None:
     with pytest.raises(openai_client.BadRequestError) as bad_grammar:
         openai.chat.completions.create(model=MODEL, messages=ASK, stream=True, extra_body={"guided_regex": "("})
     assert (bad_grammar.value.code, bad_grammar.value.param) == ("invalid_grammar", "guided_regex")
-    with pytest.raises(openai_client.BadRequestError, match="tools"):
-        openai.chat.completions.create(
-            model=MODEL, messages=ASK, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
-        )
+    with pytest.raises(openai_client.BadRequestError, match="The parameters of 'f'") as bad_tool:
+        openai.chat.completions.create(model=MODEL, messages=ASK, tools=[tool("f", {"type": "array"})])
+    assert bad_tool.value.param == "tools"
+
+
+def tool(name: str, parameters: dict[str, Any]) -> Any:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "days": {"type": "integer", "minimum": 1, "maximum": 7},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "forecast"}}])
+def test_tools_are_called_with_arguments_that_validate(openai: OpenAI, choice: Any) -> None:
+    tools = [tool("forecast", CITY), tool("now", {"type": "object", "properties": {}, "additionalProperties": False})]
+    ask: list[Any] = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    with openai.chat.completions.stream(
+        model=MODEL, messages=ask, tools=tools, tool_choice=choice, parallel_tool_calls=False, max_tokens=80
+    ) as stream:
+        message = stream.get_final_completion().choices[0].message
+    assert message.tool_calls is not None
+    [call] = message.tool_calls
+    if call.function.name == "forecast":
+        jsonschema.validate(json.loads(call.function.arguments), CITY)
+    ask += [message.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": "Sunny."}]
+    answer = openai.chat.completions.create(model=MODEL, messages=ask, tools=tools, tool_choice="none", max_tokens=8)
+    assert answer.choices[0].message.tool_calls is None
+
+
+def test_responses_are_created_parsed_and_streamed(openai: OpenAI) -> None:
+    parsed = openai.responses.parse(model=MODEL, input="Invent a person.", text_format=Person, max_output_tokens=60)
+    assert isinstance(parsed.output_parsed, Person)
+    with openai.responses.stream(model=MODEL, input="Say hello.", max_output_tokens=8) as stream:
+        kinds = [event.type for event in stream]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")

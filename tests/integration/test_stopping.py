@@ -27,7 +27,8 @@ def idle(server: Server) -> None:
 
 def test_closing_a_stream_frees_its_slots(server: Server) -> None:
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json={**LONG, "stream": True, "n": 2}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: an iterator that is thrown away closes the connection
+        next(lines)
         wait_until(lambda: server.running() == 2, seconds=10)
 
     wait_until(lambda: server.running() == 0, seconds=2)

@@ -183,6 +183,7 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = Field(None, description="What the assistant called; as it was answered.")
     tool_call_id: str | None = Field(None, description="In a message of role `tool`: the call whose result it is.")
     annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
+    parsed: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
     @model_validator(mode="before")
     @classmethod

@@ -77,6 +77,7 @@ class CalledFunction(BaseModel):
     model_config = _STRICT
     name: FunctionName
     arguments: str = Field(description="A JSON object, as text.")
+    parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
 
 class ToolCall(BaseModel):

@@ -41,6 +41,7 @@ class TextPart(_Item):
     text: str
     annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
     logprobs: list[Any] | None = Field(None, description="As answers have it; has no effect.")
+    parsed: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
 
 def _as_parts(content: Any) -> Any:
@@ -69,6 +70,7 @@ class CallItem(_Item):
     call_id: str = Field(min_length=1)
     name: FunctionName
     arguments: str
+    parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
     id: str | None = None
     status: str | None = None
 
