@@ -230,7 +230,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     write_wheel(wheels, "leaf", "1.0", "pip>=1")
     write_wheel(wheels, "greedy", "1.0", "pip>=999")
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PIP_QUIET"},  # what pip says is looked at
         "VIRTUAL_ENV": str(tmp_path / "venv"),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
