@@ -55,6 +55,13 @@ class Translation:
     check: str | None = None
     notes: tuple[str, ...] = ()
 
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The entries of llguidance's ``grammars``, to be referred to as ``@name`` in another grammar."""
+        if not self.source.lstrip().startswith("{"):
+            return [{"name": name, "lark_grammar": self.source}]
+        first, *others = json.loads(self.source)["grammars"]
+        return [{**first, "name": name}, *others]
+
 
 def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
     """Grammars for a schema, each allowing what the schema does, or more; use the first that llguidance takes.

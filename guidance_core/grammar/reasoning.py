@@ -49,15 +49,11 @@ def with_thoughts(thoughts: Thoughts, answer: Translation | None) -> Translation
         if thoughts.min_tokens == 0:
             thinking = f"({thinking})?"
     # Templates put up to two line breaks between thoughts and answer.
-    following = "@answer" if answer is not None else "/(?s:.*)/"
+    following = "@after_thoughts" if answer is not None else "/(?s:.*)/"
     gap = r"/\n{0,2}/ " if answer is not None else ""
     lark = f"%llguidance {{}}\nstart: {thinking} {gap}{following}"
     grammars = [{"name": "message", "lark_grammar": lark}]
     if answer is None:
         return Translation(json.dumps({"grammars": grammars}))
-    if answer.source.lstrip().startswith("{"):
-        first, *others = json.loads(answer.source)["grammars"]
-        grammars += [{**first, "name": "answer"}, *others]
-    else:
-        grammars.append({"name": "answer", "lark_grammar": answer.source})
+    grammars += answer.named("after_thoughts")
     return Translation(json.dumps({"grammars": grammars}, ensure_ascii=False), answer.route, answer.check, answer.notes)

@@ -88,7 +88,7 @@ def tools_grammar(
         parts["answer"] = _taken(answer.translations)
     grammars = [{"name": "message", "lark_grammar": lark.text()}]
     for name, translation in parts.items():
-        grammars += _named(name, translation.source)
+        grammars += translation.named(name)
     return Translation(
         json.dumps({"grammars": grammars}, ensure_ascii=False),
         route="exact" if all(part.route == "exact" for part in parts.values()) else "rewritten",
@@ -184,14 +184,6 @@ def _arguments_schema(function: Function) -> dict[str, Any]:
     if kind != "object":
         raise InvalidGrammar(f"'type' must be \"object\", not {json.dumps(kind)}: arguments have names.")
     return {**function.parameters, "type": "object"}
-
-
-def _named(name: str, source: str) -> list[dict[str, Any]]:
-    """A grammar's entries, to be referred to as ``@name``."""
-    if not source.lstrip().startswith("{"):
-        return [{"name": name, "lark_grammar": source}]
-    grammars: list[dict[str, Any]] = json.loads(source)["grammars"]
-    return [{**grammars[0], "name": name}, *grammars[1:]]
 
 
 def _as_one_schema(

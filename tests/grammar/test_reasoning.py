@@ -75,3 +75,12 @@ async def test_tools_and_supersets_follow_thoughts_too(ll_tokenizer: LLTokenizer
     assert grammar.kind == "reasoning"
     assert grammar.route == "checked"
     assert grammar.check is not None
+
+
+def test_tools_with_an_answer_of_its_own_follow_thoughts(ll_tokenizer: LLTokenizer) -> None:
+    function = Function("get", {"type": "object", "properties": {}, "additionalProperties": False})
+    called = constraint.tools(HERMES, [function], required=False, parallel=False, answer=INTEGER, token_ids={})
+    what = constraint.reasoned(thoughts(None, 0, 3), called)
+    assert accepts(ll_tokenizer, what, [30, END], "12")
+    assert accepts(ll_tokenizer, what, [30, END], HERMES.opener + "get" + HERMES.middle + "{}" + HERMES.closer)
+    assert not accepts(ll_tokenizer, what, [30, END], "twelve")
