@@ -18,7 +18,7 @@ constexpr int FUSED_THREADS = 256;
 constexpr int FUSED_WARPS = FUSED_THREADS / 32;
 constexpr int LISTED_ROWS = 64;
 
-// ---- The arguments; kernels/cuda_kernels.py has the same structures ----
+// ---- The arguments; kernels/arguments.py has the same structures ----
 
 // Where the rows of logits are. One of: `addresses` (in memory the device can read), `listed` (by value, for
 // is_listed), or a matrix at `base`, whose row for mask i is indices[i], or i without indices.
