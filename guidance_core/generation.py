@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from guidance_core.tool_format import ToolFormat
+
 FinishReason = Literal["stop", "length"]
 """Why a choice ended.
 
@@ -27,9 +29,27 @@ GrammarRoute = Literal["exact", "rewritten", "checked"]
 """How a grammar stands to what the client wrote.
 
 ``exact``: llguidance takes it as it is. ``rewritten``: parts were replaced by equivalents that llguidance takes.
-``checked``: the grammar allows more than the client's schema, so that a whole answer is only right once it validates
-against `Grammar.check`.
+``checked``: the grammar allows more than the client's schema, so that a whole answer is only right once it satisfies
+`Grammar.check`.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCheck:
+    """What is left to check of a message that may call functions.
+
+    Attributes:
+        tool_format: how calls are written.
+        functions: each function with the JSON schema of its arguments, or None where the grammar holds all of it.
+        free_text: a message without calls is any text. Otherwise it has a form of its own, and only a message that
+            begins with a call of one of the functions has calls.
+        answer: the JSON schema of a message without calls, or None where nothing of it is left to check.
+    """
+
+    tool_format: ToolFormat
+    functions: tuple[tuple[str, str | None], ...]
+    free_text: bool
+    answer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +64,8 @@ class Grammar:
             that have a guided decoding of their own.
         key: content hash of ``source``; equal keys mean equal grammars.
         route: see `GrammarRoute`.
-        check: on the route ``checked``, the JSON schema that a whole answer must validate against; else None.
+        check: on the route ``checked``, the JSON schema that a whole answer must validate against, or what must hold
+            of a message that may call functions; else None.
         notes: what was rewritten or is left to the check, a sentence each, naming the place in the schema.
     """
 
@@ -53,7 +74,7 @@ class Grammar:
     definition: str
     key: str
     route: GrammarRoute = "exact"
-    check: str | None = None
+    check: str | MessageCheck | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -42,6 +42,10 @@ class ToolFormat:
     special_tokens: tuple[str, ...] = ()
     call_id: int = 24
 
+    def opening(self, function: str) -> str:
+        """What a message that begins with a call of this function has before the arguments."""
+        return self.begin + self.opener + function + self.middle
+
 
 HERMES = ToolFormat(
     name="hermes",

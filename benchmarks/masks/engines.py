@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
+from guidance_core.api.checking import satisfies
 from guidance_core.config import GuidanceSettings
 from guidance_core.generation import Grammar
 from guidance_core.grammar import constraint
-from guidance_core.grammar.check import satisfies
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.guidance.batch import GuidanceBatch

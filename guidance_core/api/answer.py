@@ -8,13 +8,13 @@ from contextlib import aclosing
 
 from guidance_core import telemetry
 from guidance_core.api.attempt import Attempt, Piece, TextOptions
+from guidance_core.api.checking import satisfies
 from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.merging import Merged
 from guidance_core.api.resampling import CheckBudget, resampled
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.errors import AnswerRejected
 from guidance_core.generation import GenerationRequest, Grammar
-from guidance_core.grammar.check import satisfies
 from guidance_core.output import ChoiceOutput, TextDelta
 
 _PLAIN = TextOptions()

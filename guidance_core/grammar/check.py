@@ -22,7 +22,6 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
-from guidance_core.generation import Grammar
 from guidance_core.grammar.keywords import subschemas
 
 _PATTERN_SECONDS = 1.0
@@ -35,15 +34,17 @@ class CheckError(ValueError):
     """The schema cannot be evaluated, or not on this instance."""
 
 
-def satisfies(grammar: Grammar, text: str) -> str | None:
-    """Why a whole answer does not satisfy `Grammar.check`, or None where it does (or where there is nothing to check).
+def violation(schema: str, text: str) -> str | None:
+    """Why a text is not valid against a schema, or None where it is.
 
-    An object that repeats a key does not satisfy any check: its readers differ in which value they keep.
+    An object that repeats a key is never valid: its readers differ in which value they keep.
+
+    Args:
+        schema: JSON text.
+        text: what was answered.
     """
-    if grammar.check is None:
-        return None
     try:
-        for reading in readings(grammar.check):
+        for reading in readings(schema):
             problem = reading.problem(reading.parse(text))
             if problem is not None:
                 return problem

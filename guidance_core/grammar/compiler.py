@@ -16,11 +16,11 @@ from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.replay import Replay
+from guidance_core.grammar.taking import first_taken
 from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.grammar.trial import crashes
 
 _THREADS = 2
-_UNSATISFIABLE = "Unsatisfiable schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class GrammarCompiler:
 
         Args:
             constraint: one of `constraint`'s.
-            param: the request field that it comes from, for the error.
+            param: the request field that it comes from, for an error that is not about a part with a field of its own.
 
         Raises:
             InvalidGrammar: it is too long, malformed, or llguidance refuses it; the message says why.
@@ -78,7 +78,7 @@ class GrammarCompiler:
             # Shielded: a client that goes away must not cancel what another one waits for.
             grammar = future.result() if future.done() else await asyncio.shield(future)
         except InvalidGrammar as error:
-            raise InvalidGrammar(error.message, param=param) from error
+            raise InvalidGrammar(error.message, param=error.param or param) from error
         return Compilation(grammar, time.perf_counter() - start, cached)
 
     def accepts(self, grammar: Grammar, text: bytes) -> bool:
@@ -104,22 +104,16 @@ class GrammarCompiler:
             crash = crashes(written)
             if crash is not None:
                 raise InvalidGrammar(f"The grammar {crash}.")
-        problem: str | None = None
-        for translation in constraint.translations():
-            if problem is not None and _UNSATISFIABLE in problem and translation.route == "checked":
-                break  # what allows more would only hide that nothing is right
-            problem = self._problem(translation.source)
-            if problem is None:
-                return Grammar(
-                    source=translation.source,
-                    kind=constraint.kind,
-                    definition=constraint.definition,
-                    key=sha256(translation.source.encode()).hexdigest(),
-                    route=translation.route,
-                    check=translation.check,
-                    notes=translation.notes,
-                )
-        raise InvalidGrammar(str(problem))
+        translation = first_taken(constraint.translations(), self._problem)
+        return Grammar(
+            source=translation.source,
+            kind=constraint.kind,
+            definition=constraint.definition,
+            key=sha256(translation.source.encode()).hexdigest(),
+            route=translation.route,
+            check=translation.check,
+            notes=translation.notes,
+        )
 
     def _problem(self, source: str) -> str | None:
         """Why llguidance does not take a grammar, or would not enforce all of it."""

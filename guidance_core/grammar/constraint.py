@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llguidance import LLMatcher
@@ -173,8 +173,18 @@ def tools(
     parallel: bool,
     answer: Constraint | None,
     token_ids: Mapping[str, int],
+    answer_param: str | None = None,
 ) -> Constraint:
     """A message that may call functions; see `tools.tools_grammar`, which has the same arguments.
+
+    Args:
+        tool_format: see there.
+        functions: see there.
+        required: see there.
+        parallel: see there.
+        answer: what a message without calls must be; None for any text.
+        token_ids: see there.
+        answer_param: the request field that ``answer`` comes from, for errors.
 
     Raises:
         InvalidGrammar: two functions have one name.
@@ -190,7 +200,8 @@ def tools(
                 "functions": [asdict(function) for function in functions],
                 "required": required,
                 "parallel": parallel,
-                "answer": None if answer is None else asdict(replace(answer, exact=True)),
+                "answer": None if answer is None else asdict(answer),
+                "answer_param": answer_param,
                 "token_ids": dict(token_ids),
             }
         ),
@@ -221,7 +232,12 @@ def _tools_translation(definition: dict[str, Any]) -> Translation:
         parallel=definition["parallel"],
         answer=None
         if given is None
-        else Answer(given.translations(), json.loads(given.definition) if given.is_json else None),
+        else Answer(
+            given.translations(),
+            json.loads(given.definition) if given.is_json else None,
+            given.exact,
+            definition["answer_param"],
+        ),
         token_ids=definition["token_ids"],
     )
 

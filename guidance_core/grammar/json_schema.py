@@ -14,7 +14,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from guidance_core.generation import GrammarRoute
+from guidance_core.generation import GrammarRoute, MessageCheck
 from guidance_core.grammar.check import CheckError, readings
 from guidance_core.grammar.compatibility import understands
 from guidance_core.grammar.keywords import Schema
@@ -52,7 +52,7 @@ class Translation:
 
     source: str
     route: GrammarRoute = "exact"
-    check: str | None = None
+    check: str | MessageCheck | None = None
     notes: tuple[str, ...] = ()
 
     def named(self, name: str) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def _translate(text: str, root: Schema, effort: Effort, *, exact: bool) -> Trans
     if not ledger.left_to_check:
         return Translation(source, "rewritten" if notes else "exact", None, notes)
     if exact:
-        refuse("", f"an exact grammar is needed (for tools, or as strict is 'exact'), but {ledger.left_to_check[0]}")
+        refuse("", f"an exact grammar is asked for (strict is 'exact'), but {ledger.left_to_check[0]}")
     try:
         readings(text)
     except CheckError as error:

@@ -6,6 +6,7 @@ either exactly a `ToolFormat`'s, or the answer was cut off.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,7 @@ class CallDelta:
 
 
 Delta = ContentDelta | CallDelta
-_State = Literal["content", "opening", "name", "arguments", "closing", "between", "over"]
+_State = Literal["start", "answer", "content", "opening", "name", "arguments", "closing", "between", "over"]
 
 
 class ToolCallParser:
@@ -46,15 +47,30 @@ class ToolCallParser:
         calls: how many calls have begun (their names are known).
     """
 
-    def __init__(self, tool_format: ToolFormat) -> None:
-        """Start at the answer's first character."""
+    def __init__(self, tool_format: ToolFormat, *, functions: Iterable[str] | None = None) -> None:
+        """Start at the answer's first character.
+
+        Args:
+            tool_format: of calls.
+            functions: given where a message without calls has a form of its own, which may resemble calls: there is a
+                call only where the message begins with one of these. None where it is free text, which the grammar
+                keeps apart from calls.
+        """
         self.calls = 0
         self._format = tool_format
-        self._state: _State = "content"
+        self._openings = [(tool_format.opening(name), name) for name in functions or ()]
+        self._state: _State = "content" if functions is None else "start"
         self._buffer = ""
         self._expected = ""
         self._at_start = True
         self._object = _ObjectEnd()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every call that has begun is closed, and the calls as a whole are."""
+        if self._state == "between":
+            return not self._format.end and not self._buffer
+        return self._state in ("start", "answer", "content", "over")
 
     def push(self, text: str) -> list[Delta]:
         """Take the next piece of text; what is certain about it.
@@ -71,11 +87,18 @@ class ToolCallParser:
     def finish(self) -> list[Delta]:
         """What is left once the answer has ended: text that might have become a call, but did not."""
         rest, self._buffer = self._buffer, ""
-        return [ContentDelta(rest)] if self._state == "content" and rest else []
+        return [ContentDelta(rest)] if self._state in ("start", "content") and rest else []
 
     def _step(self, deltas: list[Delta]) -> bool:
         """Do one thing with the buffer; whether something was done."""
         match self._state:
+            case "start":
+                return self._read_start(deltas)
+            case "answer":
+                if self._buffer:
+                    deltas.append(ContentDelta(self._buffer))
+                    self._buffer = ""
+                return False
             case "content":
                 return self._read_content(deltas)
             case "opening" | "closing":
@@ -83,10 +106,7 @@ class ToolCallParser:
             case "name":
                 name, found, rest = self._buffer.partition(self._format.middle)
                 if found:
-                    deltas.append(CallDelta(self.calls, name))
-                    self.calls += 1
-                    self._object = _ObjectEnd()
-                    self._go_to("arguments", rest)
+                    self._begin_call(name, rest, deltas)
                 return bool(found)
             case "arguments":
                 return self._read_arguments(deltas)
@@ -96,6 +116,22 @@ class ToolCallParser:
                 if self._buffer.strip():
                     raise ValueError(f"{self._buffer[:40]!r} follows the last tool call")
                 return False
+
+    def _read_start(self, deltas: list[Delta]) -> bool:
+        for opening, name in self._openings:
+            if self._buffer.startswith(opening):
+                self._begin_call(name, self._buffer[len(opening) :], deltas)
+                return True
+        if any(opening.startswith(self._buffer) for opening, _ in self._openings):
+            return False
+        self._go_to("answer", self._buffer)
+        return True
+
+    def _begin_call(self, name: str, rest: str, deltas: list[Delta]) -> None:
+        deltas.append(CallDelta(self.calls, name))
+        self.calls += 1
+        self._object = _ObjectEnd()
+        self._go_to("arguments", rest)
 
     def _read_content(self, deltas: list[Delta]) -> bool:
         trigger = self._format.trigger

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from guidance_core.generation import Grammar
-from guidance_core.grammar.check import CheckError, readings, satisfies
+from guidance_core.grammar.check import CheckError, readings, violation
 
 
 def reason(schema: Any, text: str) -> str | None:
-    return satisfies(Grammar("", "json_schema", "", "", "checked", json.dumps(schema)), text)
+    return violation(json.dumps(schema), text)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +55,6 @@ def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
 )
 def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None:
     assert re.search(re.escape(named), str(reason(schema, text)))
-
-
-def test_a_grammar_that_needs_no_check_takes_everything() -> None:
-    assert satisfies(Grammar("", "regex", "", ""), "not JSON") is None
 
 
 def test_a_slow_pattern_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,11 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, validators
 from llguidance import LLMatcher, LLTokenizer
 
+from guidance_core.api.checking import satisfies
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar import constraint
-from guidance_core.grammar.check import satisfies
 from guidance_core.grammar.compiler import GrammarCompiler
 from tests.grammar.spelling import spelled
 from tests.grammar.walks import Walker

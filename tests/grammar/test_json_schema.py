@@ -206,7 +206,7 @@ def test_what_only_a_check_can_keep_is_refused_where_an_exact_grammar_is_asked_f
     assert translation.route == "checked"
     assert json.loads(str(translation.check)) == schema
     assert any(named in note for note in translation.notes)
-    with pytest.raises(InvalidGrammar, match="an exact grammar is needed .*, but .*" + re.escape(named)):
+    with pytest.raises(InvalidGrammar, match="an exact grammar is asked for .*, but .*" + re.escape(named)):
         translated(schema, exact=True)
 
 

@@ -10,7 +10,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from llguidance import LLMatcher, LLTokenizer
 
+from guidance_core.api.checking import satisfies
 from guidance_core.errors import InvalidGrammar
+from guidance_core.generation import Grammar, MessageCheck
 from guidance_core.grammar import constraint
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
@@ -50,7 +52,11 @@ def source(what: Constraint) -> str:
 
 
 def accepts(tokenizer: LLTokenizer, what: Constraint, text: str) -> bool:
-    matcher = LLMatcher(tokenizer, source(what), log_level=0)
+    return accepts_source(tokenizer, source(what), text)
+
+
+def accepts_source(tokenizer: LLTokenizer, grammar: str, text: str) -> bool:
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     tokens = tokenizer.tokenize_bytes(text.encode())
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
@@ -124,10 +130,10 @@ def test_special_tokens_begin_calls_where_the_model_has_them(ll_tokenizer: LLTok
     text = ll_tokenizer.tokenize_bytes(b"Well. ")
     assert matcher.consume_tokens([*text, 1, *after])
     assert matcher.is_accepting()
-    spelled = ll_tokenizer.tokenize_bytes(b"[TOOL_CALLS] is only text here")
+    # Spelled by ordinary tokens, it would be read as the special one.
+    spelled = ll_tokenizer.tokenize_bytes(b"[TOOL_CALLS] is no text")
     matcher.reset()
-    assert matcher.consume_tokens(spelled)
-    assert matcher.is_accepting()
+    assert matcher.try_consume_tokens(spelled) < len(spelled)
 
 
 @pytest.mark.parametrize("tool_format", FORMATS.values(), ids=FORMATS)
@@ -168,8 +174,103 @@ def test_arguments_are_an_object_and_names_differ() -> None:
         tools(HERMES, (GET, GET))
     with pytest.raises(InvalidGrammar, match=r"The parameters of 'get'.*example\.com"):
         source(tools(HERMES, (Function("get", {"properties": {"a": {"$ref": "https://example.com/a"}}}),)))
-    with pytest.raises(InvalidGrammar, match="The parameters of 'get'"):
-        source(tools(HERMES, (Function("get", {"properties": {"a": {"type": "array", "uniqueItems": True}}}),)))
+
+
+UNIQUE = {"type": "object", "properties": {"ids": {"type": "array", "uniqueItems": True}}}
+
+
+def test_refusals_name_the_field_and_the_place_in_it() -> None:
+    for tool_format in (HERMES, LLAMA3_JSON):
+        exact = Function("pick", UNIQUE, exact=True, param="tools[1].function.parameters")
+        with pytest.raises(InvalidGrammar, match=r"The parameters of 'pick'.*'uniqueItems' at #/properties/ids") as no:
+            source(tools(tool_format, (GET, exact), answer=constraint.json_schema(ANSWER)))
+        assert no.value.param == "tools[1].function.parameters"
+        answer = constraint.json_schema(UNIQUE, exact=True)
+        with pytest.raises(InvalidGrammar, match="'uniqueItems' at #/properties/ids") as no:
+            source(tools(tool_format, answer=answer, answer_param="response_format.json_schema.schema"))
+        assert no.value.param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize("tool_format", FORMATS.values(), ids=FORMATS)
+def test_what_no_grammar_holds_is_left_to_the_check_of_the_whole_message(tool_format: ToolFormat) -> None:
+    [translation] = tools(tool_format, (GET, Function("pick", UNIQUE))).translations()
+    assert translation.route == "checked"
+    assert isinstance(translation.check, MessageCheck)
+    assert dict(translation.check.functions).keys() == {"get", "pick"}
+    assert dict(translation.check.functions)["get"] is None
+    assert translation.check.answer is None
+    assert any("The parameters of 'pick': 'uniqueItems' at #/properties/ids" in note for note in translation.notes)
+    [translation] = tools(tool_format, answer=constraint.json_schema(UNIQUE)).translations()
+    assert isinstance(translation.check, MessageCheck)
+    assert json.loads(str(translation.check.answer)) == UNIQUE
+
+
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+CALLED = {"type": "object", "properties": {"tool_calls": {"type": "array"}}, "required": ["tool_calls"]}
+LIKE_CALLS: dict[str, tuple[Constraint, Any]] = {
+    "object": (constraint.json_object(), {"type": "object"}),
+    "person": (constraint.json_schema(PERSON), PERSON),
+    "called": (constraint.json_schema(CALLED), CALLED),
+    "anything": (constraint.json_schema({}), {}),
+    "draft 7": (
+        constraint.json_schema({**PERSON, "$schema": "http://json-schema.org/draft-07/schema#", "minProperties": 1}),
+        PERSON,
+    ),
+    "checked": (constraint.json_schema({**PERSON, "properties": UNIQUE["properties"]}), PERSON | UNIQUE),
+    "regex": (constraint.regex(r"(?s:[<{\[].*)"), None),
+    "lark": (constraint.lark(r'start: "no" | /(?s:[<{\[].*)/'), None),
+}
+
+
+@pytest.mark.parametrize("answer", LIKE_CALLS)
+@pytest.mark.parametrize("tool_format", FORMATS.values(), ids=FORMATS)
+def test_an_answer_that_resembles_a_call_is_read_as_what_it_was_checked_as(
+    tool_format: ToolFormat, answer: str, ll_tokenizer: LLTokenizer
+) -> None:
+    given, schema = LIKE_CALLS[answer]
+    [translation] = tools(tool_format, answer=given).translations()
+    grammar = Grammar(translation.source, "tools", "", "", translation.route, translation.check)
+    texts = {
+        call: written(tool_format, *calls)
+        for call, calls in {
+            "good": (GOOD,), "bad": (BAD,), "unknown": (("fly", {}),), "two": (("get", {"id": 7}), GOOD),
+            "then bad": (GOOD, BAD), "number": (("get", 7),),
+        }.items()
+    }  # fmt: skip
+    answers = [
+        '{"name": "Ada"}', '{"name": "get"}', '{"name": "get", "parameters": 1}', '{"name": "<tool_call>"}',
+        '{"name": "[TOOL_CALLS]"}', '{"name": "Ada", "tool_calls": [{"name": "get"}]}', '{"tool_calls": []}',
+        '{"tool_calls": [{"name": "get", "arguments": {"id": "x"}}]}', texts["good"] + " and more", texts["good"][:-1],
+    ]  # fmt: skip
+    validators = {function.name: Draft202012Validator(function.parameters) for function in BOTH}
+    answered = 0
+    for text in (*texts.values(), *answers):
+        if not accepts_source(ll_tokenizer, translation.source, text) or satisfies(grammar, text) is not None:
+            assert text != texts["good"]
+            continue
+        deltas = [*(parser := ToolCallParser(tool_format, functions=validators)).push(text), *parser.finish()]
+        assert parser.complete
+        found = [delta for delta in deltas if isinstance(delta, CallDelta)]
+        for index in range(parser.calls):
+            [name] = [delta.name for delta in found if delta.index == index and delta.name is not None]
+            arguments = json.loads("".join(delta.arguments for delta in found if delta.index == index))
+            assert validators[name].is_valid(arguments), text
+            assert isinstance(arguments, dict), text
+        if not parser.calls:
+            assert "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)) == text
+            assert schema is None or Draft202012Validator(schema).is_valid(json.loads(text)), text
+            answered += 1
+    assert answered
+
+
+def test_a_stream_beside_tools_is_held_back_only_where_nothing_else_helps() -> None:
+    for tool_format in FORMATS.values():
+        [plain] = tools(tool_format, answer=constraint.json_object()).translations()
+        assert plain.route != "checked"
+        [resembling] = tools(tool_format, answer=LIKE_CALLS["regex"][0]).translations()
+        assert resembling.route == "checked"
+    with pytest.raises(InvalidGrammar, match="begin as a call"):
+        source(tools(JSON, answer=constraint.json_schema(CALLED, exact=True)))
 
 
 @pytest.mark.parametrize("tool_format", [LLAMA3_JSON, JSON])

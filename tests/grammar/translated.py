@@ -7,8 +7,8 @@ from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
+from guidance_core.api.checking import satisfies
 from guidance_core.generation import Grammar
-from guidance_core.grammar.check import satisfies
 from guidance_core.grammar.json_schema import Translation, translations
 
 

@@ -71,7 +71,12 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     found = wanted
     if tools:
         found = tools_constraint(
-            model.tool_use, tools, required=required, parallel=body.parallel_tool_calls and not one, answer=wanted
+            model.tool_use,
+            tools,
+            body.tools,
+            required=required,
+            parallel=body.parallel_tool_calls and not one,
+            answer=wanted,
         )
     found = with_thoughts(thoughts, found)
     compilation = await compilation_of(model, settings, found, stream=body.stream)
@@ -90,7 +95,8 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     marked = bool(tools) or thinking is not None
     text = TextOptions(skip_special_tokens=body.skip_special_tokens and not marked, thinking=thinking)
     tool_format = model.tool_use.format if tools else None
-    readers = [MessageReader(tool_format=tool_format, thinking=thinking) for _ in range(body.n)]
+    functions = None if wanted is None else [tool.function.name for tool in tools]
+    readers = [MessageReader(tool_format=tool_format, thinking=thinking, functions=functions) for _ in range(body.n)]
     return ChatRun(model, prompt, compilation, Answer(model, request, text, check_budget(settings, body)), readers)
 
 

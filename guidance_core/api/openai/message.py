@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from guidance_core.api.attempt import Thinking
@@ -18,15 +18,18 @@ class MessageReader:
         called: there are calls.
     """
 
-    def __init__(self, *, tool_format: ToolFormat | None, thinking: Thinking | None) -> None:
+    def __init__(
+        self, *, tool_format: ToolFormat | None, thinking: Thinking | None, functions: Collection[str] | None = None
+    ) -> None:
         """Start a message.
 
         Args:
             tool_format: of calls; None where there are no tools, and text is only text.
             thinking: where the model may think first.
+            functions: see `ToolCallParser`.
         """
         self._format = tool_format
-        self._calls = None if tool_format is None else ToolCallParser(tool_format)
+        self._calls = None if tool_format is None else ToolCallParser(tool_format, functions=functions)
         self._thoughts = None if thinking is None else thinking.parser()
 
     @property

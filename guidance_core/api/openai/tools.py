@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from guidance_core.api.openai.constraints import FieldConstraint
+from guidance_core.api.openai.constraints import FieldConstraint, Strictness
 from guidance_core.errors import InvalidGrammar, InvalidRequest
 from guidance_core.grammar import constraint
 from guidance_core.grammar.tools import Function
@@ -18,7 +18,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class FunctionDefinition(BaseModel):
-    """A function that the model may call. Its parameters are enforced in full whether `strict` is set or not."""
+    """A function that the model may call."""
 
     model_config = _STRICT
     name: FunctionName
@@ -26,7 +26,7 @@ class FunctionDefinition(BaseModel):
     parameters: dict[str, Any] | None = Field(
         None, description="JSON schema of the arguments; without, there are none."
     )
-    strict: bool | None = None
+    strict: Strictness = None
 
 
 class Tool(BaseModel):
@@ -126,21 +126,46 @@ def _named(tools: Sequence[Tool], names: Sequence[str], param: str) -> list[Tool
 
 
 def tools_constraint(
-    use: ToolUse, tools: Sequence[Tool], *, required: bool, parallel: bool, answer: FieldConstraint | None
+    use: ToolUse,
+    tools: Sequence[Tool],
+    given: Sequence[Tool] | None,
+    *,
+    required: bool,
+    parallel: bool,
+    answer: FieldConstraint | None,
 ) -> FieldConstraint:
     """What a message must be that may call these tools.
+
+    Args:
+        use: of the model.
+        tools: those that may be called.
+        given: all of the request's, by whose places errors name them.
+        required: there must be a call.
+        parallel: there may be several calls.
+        answer: what a message without calls must be.
 
     Raises:
         InvalidGrammar: two tools have one name.
     """
+    places = {tool.function.name: index for index, tool in enumerate(given or ())}
+    functions = [
+        Function(
+            tool.function.name,
+            _parameters(tool.function),
+            exact=tool.function.strict == "exact",
+            param=f"tools[{places[tool.function.name]}].function.parameters",
+        )
+        for tool in tools
+    ]
     try:
         may_call = constraint.tools(
             use.format,
-            [Function(tool.function.name, _parameters(tool.function)) for tool in tools],
+            functions,
             required=required,
             parallel=parallel,
             answer=None if answer is None else answer.constraint,
             token_ids=use.token_ids,
+            answer_param=None if answer is None else answer.param,
         )
     except InvalidGrammar as error:
         raise InvalidGrammar(error.message, param="tools") from None

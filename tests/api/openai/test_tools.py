@@ -214,14 +214,18 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "get_time", "ar
         ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "f", "paramters": {}}}]}, "tools[0].function.paramters"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters",
+        ),
         (
             {
                 "tools": [
-                    {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": 1}}}}}
+                    WEATHER,
+                    {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": 1}}}}},
                 ]
             },
-            "tools",
+            "tools[1].function.parameters",
         ),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice.function.name"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),

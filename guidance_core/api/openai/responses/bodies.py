@@ -15,6 +15,7 @@ from guidance_core.api.openai.constraints import (
     LlguidanceFormat,
     NamedSchema,
     RegexFormat,
+    Strictness,
     TextFormat,
 )
 from guidance_core.api.openai.reasoning import ReasoningEffort
@@ -115,7 +116,7 @@ def _as_items(value: Any) -> Any:
 
 
 class FunctionTool(BaseModel):
-    """A function that the model may call. Its parameters are enforced in full whether `strict` is set or not."""
+    """A function that the model may call."""
 
     model_config = _STRICT
 
@@ -123,7 +124,7 @@ class FunctionTool(BaseModel):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Strictness = None
 
 
 class NamedFunctionTool(BaseModel):

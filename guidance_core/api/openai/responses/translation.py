@@ -94,6 +94,8 @@ def renamed(param: str | None) -> str | None:
         return None
     if param.startswith("messages["):
         return "input"
+    if param.startswith("tools["):
+        return param.replace(".function.", ".")
     return _NAMES.get(param, param)
 
 

@@ -1,0 +1,63 @@
+"""Which of several translations llguidance takes, and what a grammar can begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+from llguidance import LLMatcher, LLTokenizer
+
+from guidance_core.errors import InvalidGrammar
+from guidance_core.grammar.json_schema import Translation
+
+_UNSATISFIABLE = "Unsatisfiable schema"
+
+
+def first_taken(candidates: Iterable[Translation], problem_of: Callable[[str], str | None]) -> Translation:
+    """The first translation that llguidance takes.
+
+    Args:
+        candidates: see `json_schema.translations`.
+        problem_of: why llguidance does not take a grammar, or None where it does.
+
+    Raises:
+        InvalidGrammar: it takes none.
+    """
+    problem: str | None = None
+    for candidate in candidates:
+        if problem is not None and _UNSATISFIABLE in problem and candidate.route == "checked":
+            break  # what allows more would only hide that nothing is right
+        problem = problem_of(candidate.source)
+        if problem is None:
+            return candidate
+    raise InvalidGrammar(str(problem))
+
+
+def taken(candidates: Iterable[Translation]) -> Translation:
+    """The first translation that llguidance takes, whatever the tokenizer.
+
+    Raises:
+        InvalidGrammar: it takes none.
+    """
+    return first_taken(candidates, _problem)
+
+
+def can_begin(source: str, beginnings: Iterable[str]) -> bool:
+    """Whether a text in a grammar can begin with one of these."""
+    matcher = LLMatcher(_bytes(), source, log_level=0)
+    for beginning in beginnings:
+        tokens = _bytes().tokenize_bytes(beginning.encode())
+        if matcher.try_consume_tokens(tokens) == len(tokens):
+            return True
+        matcher.reset()
+    return False
+
+
+def _problem(source: str) -> str | None:
+    _, messages = LLMatcher.validate_grammar_with_warnings(source, _bytes())
+    return f"llguidance refuses the grammar: {'; '.join(messages)}" if messages else None
+
+
+@cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")
