@@ -1,136 +1,101 @@
-"""The CPU twin of the mask kernel: numpy's vector loops, without a branch per logit and without a compiler.
+"""The CPU twin of the mask kernel: ``mask_logits_cpu.cpp``, compiled when first used, or numpy without a compiler.
 
-What a mask costs depends on its kind. Where few words of the mask forbid anything, reading it is the work, and the
-forbidden tokens are written one by one. Where few words allow anything, the row is filled and those logits are put
-back. In between, a lookup table turns each byte of the mask into eight words of all ones or all zeros, and integer
-arithmetic does the rest: ``numpy.putmask``, ``torch.where`` and ``masked_fill_`` branch on every element, and so does
-looking for single tokens, which takes several times as long where the branches cannot be foreseen.
+A call of numpy costs half a microsecond whatever it does, and a mask needs some ten of them; the compiled kernel costs
+one call, and goes over the logits once.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+import ctypes
+import logging
+from array import array
+from functools import cache
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+from kernels.cxx import load_library
+from kernels.numpy_operations import mask_with_numpy
+from kernels.nvrtc import KernelUnavailable
+from kernels.selection import Selection
+
+SOURCE = Path(__file__).with_name("mask_logits_cpu.cpp")
+
+_LOGGER = logging.getLogger(__name__)
 
 
-class _Kind:
-    """A type of logits as integers of the same width.
+class CpuKernels:
+    """The compiled kernels, in this process. Calls release the interpreter's lock."""
 
-    Attributes:
-        integer: torch's integer type.
-        minus_infinity: −inf's bits.
-        spread: [256, 8]: for each byte of a mask, all ones where a bit is one, lowest bit first.
-    """
+    def __init__(self) -> None:
+        """Compile or find them, and load them.
 
-    def __init__(self, integer: torch.dtype, minus_infinity: np.int32 | np.int16) -> None:
-        self.integer = integer
-        self.minus_infinity = minus_infinity
-        self.spread = np.where(_BITS, -1, 0).astype(minus_infinity.dtype)
+        Raises:
+            KernelUnavailable: they cannot be; the message says why and what to install.
+        """
+        library = load_library(SOURCE.read_text(encoding="utf-8"), SOURCE.name)
+        for function in (library.mask_logits_32, library.mask_logits_16):
+            pointer, index = ctypes.c_void_p, ctypes.c_int64
+            function.argtypes = [pointer, index, pointer, index, pointer, index, index, index, ctypes.c_uint32]
+            function.restype = None
+        self._by_dtype = {
+            torch.float32: (library.mask_logits_32, 0xFF80_0000),
+            torch.float16: (library.mask_logits_16, 0xFC00),
+            torch.bfloat16: (library.mask_logits_16, 0xFF80),
+        }
+
+    def mask(self, selection: Selection) -> None:
+        """Set what is forbidden to −inf, in place.
+
+        Args:
+            selection: at least one mask and one token, on the CPU.
+        """
+        logits, masks = selection.logits, selection.bitmask
+        if not isinstance(logits, torch.Tensor):
+            for source, target in enumerate(selection.targets()):
+                if target >= 0:
+                    self._mask(selection.row(target)[None], masks[source, None], None)
+        elif selection.rows is None:
+            self._mask(logits, masks, None)
+        else:
+            self._mask(logits, masks, array("i", selection.targets()))
+
+    def _mask(self, logits: torch.Tensor, masks: torch.Tensor, targets: array[int] | None) -> None:
+        function, minus_infinity = self._by_dtype[logits.dtype]
+        count, words = masks.shape
+        function(
+            logits.data_ptr(),
+            logits.stride(0),
+            masks.data_ptr(),
+            masks.stride(0),
+            None if targets is None else targets.buffer_info()[0],
+            count,
+            logits.shape[1],
+            words,
+            minus_infinity,
+        )
 
 
-_KINDS = {
-    torch.float32: _Kind(torch.int32, np.int32(-0x0080_0000)),
-    torch.float16: _Kind(torch.int16, np.int16(-0x0400)),
-    torch.bfloat16: _Kind(torch.int16, np.int16(-0x0080)),
-}
-
-_ALL_ONES = b"\xff" * 65_536
-
-_FEW = 8
-"""Up to one in so many words of a mask is few: tokens are then looked for in these words alone."""
-
-_scratch = threading.local()
-
-_Integers = npt.NDArray[np.signedinteger]
-_Masks = npt.NDArray[np.int32]
+@cache
+def cpu_kernels() -> CpuKernels | None:
+    """The compiled kernels; None, after one message, where they cannot be compiled. The first call may compile."""
+    try:
+        kernels = CpuKernels()
+    except KernelUnavailable as error:
+        _LOGGER.info("Logits are masked with numpy, at most some tens of microseconds a row slower: %s", error)
+        return None
+    _LOGGER.info("Logits are masked by the kernel of %s, compiled for this processor", SOURCE.name)
+    return kernels
 
 
-def mask_on_cpu(logits: torch.Tensor, bitmask: torch.Tensor, targets: Sequence[int]) -> None:
-    """Set what is forbidden to −inf, in place; see `kernels.mask_logits.mask_logits`, which has checked the arguments.
+def mask_on_cpu(selection: Selection) -> None:
+    """Set what is forbidden to −inf, in place.
 
     Args:
-        logits: [rows, vocabulary] on the CPU, each row contiguous.
-        bitmask: int32 [n, words] on the CPU, each row contiguous.
-        targets: the row of ``logits`` of each mask.
+        selection: at least one mask and one token, on the CPU.
     """
-    vocabulary = logits.shape[1]
-    masks: _Masks = bitmask.numpy()
-    words = -(-vocabulary // 32)
-    if masks.shape[1] > words:
-        masks = masks[:, :words]
-    elif masks.shape[1] < words:
-        words = masks.shape[1]
-        for target in targets:
-            logits[target, words * 32 :] = -torch.inf
-
-    if masks.nbytes <= len(_ALL_ONES) and _ALL_ONES.startswith(masks.tobytes()):
-        return  # a third of the time of looking for words
-    forbids = masks != -1  # whether a word forbids anything
-    left = np.count_nonzero(forbids)
-    if not left:
-        return
-    kind = _KINDS[logits.dtype]
-    values: _Integers = logits.view(kind.integer).numpy()
-    if left * _FEW > words:  # else there are few even in a single mask
-        for source, target in enumerate(targets):
-            count = np.count_nonzero(forbids[source])
-            if count * _FEW > words:
-                _mask_row(values[target], masks[source], kind)
-                forbids[source] = False
-                left -= count
-        if not left:
-            return
-    places = forbids.reshape(-1).nonzero()[0]
-    tokens = _ones(~masks.reshape(-1)[places], places)
-    if words * 32 == vocabulary and values.flags.c_contiguous and targets == range(len(masks)):
-        values.reshape(-1)[tokens] = kind.minus_infinity
+    kernels = cpu_kernels()
+    if kernels is None:
+        mask_with_numpy(selection)
     else:
-        sources, tokens = np.divmod(tokens, words * 32)
-        if words * 32 > vocabulary:
-            sources, tokens = sources[tokens < vocabulary], tokens[tokens < vocabulary]
-        values[np.asarray(targets)[sources], tokens] = kind.minus_infinity
-
-
-def _ones(words: _Masks, places: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The ones of some words of a mask, as tokens in rising order.
-
-    Args:
-        words: [n].
-        places: [n]; where in the mask each is.
-    """
-    bits = np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_).nonzero()[0]
-    tokens: npt.NDArray[np.intp] = (places * 32)[bits >> 5] + (bits & 31)
-    return tokens
-
-
-def _mask_row(row: _Integers, mask: _Masks, kind: _Kind) -> None:
-    """A row that many words of its mask forbid in part or whole."""
-    allowing = mask.nonzero()[0]
-    if allowing.size * _FEW > len(mask):
-        _mask_evenly(row, mask, kind)
-        return
-    tokens = _ones(mask[allowing], allowing)
-    tokens = tokens[tokens < len(row)]
-    kept = row[tokens]
-    row.fill(kind.minus_infinity)
-    row[tokens] = kept
-
-
-def _mask_evenly(row: _Integers, mask: _Masks, kind: _Kind) -> None:
-    """Without a branch: (x ^ −inf) & keep ^ −inf, for all words of the mask."""
-    covered = row[: len(mask) * 32]
-    size = len(mask) * 4 * 8 * row.itemsize
-    # Memory that is new in every call would cost more than the work.
-    if getattr(_scratch, "buffer", None) is None or _scratch.buffer.nbytes < size:
-        _scratch.buffer = np.empty(size, dtype=np.uint8)
-    keep = _scratch.buffer[:size].view(row.dtype)
-    np.take(kind.spread, mask.view(np.uint8), axis=0, out=keep.reshape(-1, 8), mode="clip")
-    np.bitwise_xor(covered, kind.minus_infinity, out=covered)
-    np.bitwise_and(covered, keep[: len(covered)], out=covered)
-    np.bitwise_xor(covered, kind.minus_infinity, out=covered)
+        kernels.mask(selection)

@@ -48,7 +48,7 @@ def mask_logits(logits: Logits, bitmask: torch.Tensor, rows: Rows = None, *, str
         return
     device = selection.device
     if device.type == "cpu":
-        _mask_on_cpu(selection)
+        mask_on_cpu(selection)
         return
     with on_stream(device, stream):
         kernels = cuda_device(device.index) if device.type == "cuda" else None
@@ -70,13 +70,3 @@ def launch_mask(device: Device, selection: Selection) -> None:
     arguments = (masking, ctypes.c_int(plan.chunks_per_warp))
     device.launch("mask_logits", selection.dtype, plan.grid, THREADS, arguments)
     del kept
-
-
-def _mask_on_cpu(selection: Selection) -> None:
-    logits = selection.logits
-    if isinstance(logits, torch.Tensor) and (selection.rows is None or min(selection.targets()) >= 0):
-        mask_on_cpu(logits, selection.bitmask, selection.targets())
-        return
-    for source, target in enumerate(selection.targets()):
-        if target >= 0:
-            mask_on_cpu(selection.row(target)[None], selection.bitmask[source, None], range(1))

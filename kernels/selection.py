@@ -150,8 +150,10 @@ def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
     count = total if rows is None else len(rows)
     if masks < count or (rows is None and masks != count):
         raise ValueError(f"{masks} masks do not fit {count} rows")
-    if rows is not None and not isinstance(rows, torch.Tensor) and rows and max(rows) >= total:
-        raise ValueError(f"row {max(rows)} is not one of the {total} rows of logits")
+    if rows is not None and count and (not isinstance(rows, torch.Tensor) or device.type == "cpu"):
+        last = int(rows.max()) if isinstance(rows, torch.Tensor) else max(rows)
+        if last >= total:
+            raise ValueError(f"row {last} is not one of the {total} rows of logits")
     if masks > count:
         bitmask = bitmask[:count]
     return Selection(logits, bitmask, rows, count, vocabulary, dtype, device)

@@ -101,7 +101,8 @@ def test_a_bento_has_the_code_that_serves_and_nothing_else(bento: Path) -> None:
     }
     for package in ("guidance_core", "kernels"):
         assert files_of(bento / "src" / package) == files_of(ROOT / package)
-    assert (bento / "src" / "kernels" / "mask_logits.cu").exists()
+    for source in ("mask_logits.cu", "mask_logits_cpu.cpp"):
+        assert (bento / "src" / "kernels" / source).exists()
 
 
 def test_a_bento_names_the_model_and_the_requirements(bento: Path, model_path: Path) -> None:

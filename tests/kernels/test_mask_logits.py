@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import mask_logits as front_door
+from kernels.cpu import CpuKernels
 from kernels.mask_logits import mask_logits
+from kernels.numpy_operations import mask_with_numpy
 from kernels.nvrtc import KernelUnavailable
 from kernels.selection import RowPointers, select
 from kernels.tensor_operations import mask_with_tensor_operations
@@ -17,21 +19,20 @@ TENSORS = ("matrix", "listed rows", "table of rows", "list of tensors")
 
 @settings(max_examples=400, deadline=None)
 @given(batch=batches(widest=3000, finite=False, layouts=TENSORS))
-def test_the_cpu_twin_and_the_tensor_operations_do_what_the_mask_says(batch: Batch) -> None:
+def test_on_a_cpu_all_ways_do_what_the_mask_says(cpu_kernels: CpuKernels, batch: Batch) -> None:
     expected = masked(batch)
-    buffer = batch.buffer.clone()
-    logits, rows = batch.arguments(buffer)
-    mask_logits(logits, batch.bitmask, rows)
-    assert same_bits(buffer, expected)
-    buffer = batch.buffer.clone()
-    logits, rows = batch.arguments(buffer)
-    mask_with_tensor_operations(select(logits, batch.bitmask, rows))
-    assert same_bits(buffer, expected)
+    for mask in (mask_with_tensor_operations, mask_with_numpy, cpu_kernels.mask):
+        buffer = batch.buffer.clone()
+        logits, rows = batch.arguments(buffer)
+        mask(select(logits, batch.bitmask, rows))
+        assert same_bits(buffer, expected), mask.__name__
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), kinds=st.lists(st.sampled_from(["all", "few", "none", "any"]), min_size=1))
-def test_rows_whose_masks_differ_in_kind_are_masked_in_one_call(seed: int, kinds: list[str]) -> None:
+def test_rows_whose_masks_differ_in_kind_are_masked_in_one_call(
+    cpu_kernels: CpuKernels, seed: int, kinds: list[str]
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     full = {"all": -1, "few": 0, "none": 0, "any": 0}
     bitmask = torch.tensor([[full[kind]] * 80 for kind in kinds], dtype=torch.int32)
@@ -43,8 +44,10 @@ def test_rows_whose_masks_differ_in_kind_are_masked_in_one_call(seed: int, kinds
     logits = torch.randn(len(kinds), 80 * 32, generator=generator)
     allowed = (bitmask[:, :, None] >> torch.arange(32)).bitwise_and(1).flatten(1).bool()
     expected = logits.masked_fill(~allowed, -torch.inf)
-    mask_logits(logits, bitmask)
-    assert same_bits(logits, expected)
+    for mask in (mask_with_numpy, cpu_kernels.mask):
+        masked_logits = logits.clone()
+        mask(select(masked_logits, bitmask, None))
+        assert same_bits(masked_logits, expected)
 
 
 def test_rows_of_a_larger_matrix_can_be_masked_in_place() -> None:
@@ -78,6 +81,8 @@ def test_what_does_not_fit_is_refused() -> None:
         mask_logits(torch.zeros(2, 64), torch.zeros(2, 2, dtype=torch.int32).T)
     with pytest.raises(ValueError, match="row 1"):
         mask_logits(torch.zeros(1, 32), mask, rows=[1])
+    with pytest.raises(ValueError, match="row 1"):
+        mask_logits(torch.zeros(1, 32), mask, rows=torch.tensor([1], dtype=torch.int32))
     with pytest.raises(TypeError, match="int32"):
         mask_logits(torch.zeros(1, 32), mask, rows=torch.tensor([0]))
     with pytest.raises(ValueError, match="no logits"):
