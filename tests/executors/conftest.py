@@ -1,26 +1,67 @@
-"""A small tokenizer, and grammars for it, for the executors' tests."""
+"""A small model with a small tokenizer, a prompt, and grammars for them: what the executors' tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
-from llguidance import LLMatcher
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from guidance_core.generation import Grammar
-from tests.executors.triton.fixtures import tiny_llama, triton_engine, triton_models, triton_server
+from tests.executors.triton.fixtures import triton_engine, triton_models, triton_server
 from tests.grammar.conftest import ll_tokenizer, tokenizer_folder
 
 __all__ = [
     "ll_tokenizer",
     "regex_grammar",
-    "tiny_llama",
     "tokenizer_folder",
     "triton_engine",
     "triton_models",
     "triton_server",
 ]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
+    """The checkpoint of a model with random weights that says something varied: its folder."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=ll_tokenizer.vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=0,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompt_ids() -> list[int]:
+    """Fifty tokens of `tiny_llama`'s vocabulary, no two the same."""
+    return [(i * 37) % 250 + 2 for i in range(50)]
+
+
+@pytest.fixture(scope="session")
+def decode(ll_tokenizer: LLTokenizer) -> Callable[[Sequence[int]], str]:
+    """The text of `tiny_llama`'s tokens."""
+    return lambda tokens: ll_tokenizer.decode_str(list(tokens))
 
 
 @pytest.fixture(scope="session")

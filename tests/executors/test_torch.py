@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import torch
-from llguidance import LLTokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, Unsupported
@@ -43,44 +42,12 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
-    """A llama with random weights that says something varied."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=ll_tokenizer.vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
-    return folder
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def executor(tiny_model: Path) -> AsyncIterator[TorchExecutor]:
-    executor = TorchExecutor(tiny_model, Settings.model_validate(SETTINGS))
+async def executor(tiny_llama: Path) -> AsyncIterator[TorchExecutor]:
+    executor = TorchExecutor(tiny_llama, Settings.model_validate(SETTINGS))
     await executor.start()
     yield executor
     await executor.shutdown()
-
-
-@pytest.fixture(scope="module")
-def prompt_ids() -> list[int]:
-    return [(i * 37) % 250 + 2 for i in range(50)]
-
-
-@pytest.fixture(scope="module")
-def decode(ll_tokenizer: LLTokenizer) -> Callable[[Sequence[int]], str]:
-    return lambda tokens: ll_tokenizer.decode_str(list(tokens))
 
 
 class TestContract(ExecutorContract):
@@ -137,9 +104,9 @@ async def test_signals_meant_for_the_service_do_not_end_the_process(
 
 
 async def test_shutting_down_fails_what_is_in_flight_and_leaves_no_process(
-    tiny_model: Path, prompt_ids: list[int]
+    tiny_llama: Path, prompt_ids: list[int]
 ) -> None:
-    executor = TorchExecutor(tiny_model, Settings.model_validate(SETTINGS))
+    executor = TorchExecutor(tiny_llama, Settings.model_validate(SETTINGS))
     with pytest.raises(ExecutorUnavailable):
         executor.limits()
     starting = asyncio.create_task(executor.start())
@@ -162,8 +129,8 @@ async def test_shutting_down_fails_what_is_in_flight_and_leaves_no_process(
         executor.check(make_request(prompt_ids))
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process(tiny_model: Path) -> None:
-    executor = TorchExecutor(tiny_model, Settings.model_validate(SETTINGS))
+async def test_a_start_that_is_cancelled_leaves_no_process(tiny_llama: Path) -> None:
+    executor = TorchExecutor(tiny_llama, Settings.model_validate(SETTINGS))
     starting = asyncio.create_task(executor.start())
     await asyncio.sleep(0.2)
     process = executor._process
@@ -175,9 +142,9 @@ async def test_a_start_that_is_cancelled_leaves_no_process(tiny_model: Path) -> 
     assert executor.health().state == "stopped"
 
 
-async def test_a_model_that_cannot_be_loaded_fails_with_its_own_message(tiny_model: Path, tmp_path: Path) -> None:
+async def test_a_model_that_cannot_be_loaded_fails_with_its_own_message(tiny_llama: Path, tmp_path: Path) -> None:
     settings = Settings.model_validate({**SETTINGS, "torch": {**SETTINGS["torch"], "max_model_len": 4096}})
-    executor = TorchExecutor(tiny_model, settings)
+    executor = TorchExecutor(tiny_llama, settings)
     with pytest.raises(ExecutorUnavailable, match="max_model_len is 4096"):
         await executor.start()
     assert executor.health().state == "failed"
@@ -185,9 +152,9 @@ async def test_a_model_that_cannot_be_loaded_fails_with_its_own_message(tiny_mod
 
 
 async def test_a_model_without_a_fast_tokenizer_serves_and_refuses_grammars(
-    tiny_model: Path, tmp_path: Path, prompt_ids: list[int], regex_grammar: Callable[[str], Grammar]
+    tiny_llama: Path, tmp_path: Path, prompt_ids: list[int], regex_grammar: Callable[[str], Grammar]
 ) -> None:
-    shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer.json"))
+    shutil.copytree(tiny_llama, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer.json"))
     executor = TorchExecutor(tmp_path / "model", Settings.model_validate(SETTINGS))
     await executor.start()
     try:

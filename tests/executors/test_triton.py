@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from llguidance import LLTokenizer
 
 from guidance_core.errors import GenerationFailed, Unsupported
 from guidance_core.executors.base import Executor
@@ -31,16 +30,6 @@ async def executor(tiny_llama: Path, triton_server: TritonServer) -> AsyncIterat
     executor = await started(tiny_llama, triton_server, "tiny")
     yield executor
     await executor.shutdown()
-
-
-@pytest.fixture(scope="module")
-def prompt_ids() -> list[int]:
-    return [(i * 37) % 250 + 2 for i in range(50)]
-
-
-@pytest.fixture(scope="module")
-def decode(ll_tokenizer: LLTokenizer) -> Callable[[Sequence[int]], str]:
-    return lambda tokens: ll_tokenizer.decode_str(list(tokens))
 
 
 class TestContract(ExecutorContract):

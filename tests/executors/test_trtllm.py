@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from llguidance import LLTokenizer
 
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, Unsupported
@@ -46,16 +45,6 @@ async def executor(
     await executor.start()
     yield executor
     await executor.shutdown()
-
-
-@pytest.fixture(scope="module")
-def prompt_ids() -> list[int]:
-    return [(i * 37) % 250 + 2 for i in range(50)]
-
-
-@pytest.fixture(scope="module")
-def decode(ll_tokenizer: LLTokenizer) -> Callable[[Sequence[int]], str]:
-    return lambda tokens: ll_tokenizer.decode_str(list(tokens))
 
 
 class TestContract(ExecutorContract):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llguidance import LLTokenizer
 
 from guidance_core.config import Settings
 from guidance_core.errors import RequestError
@@ -19,31 +17,6 @@ from guidance_core.generation import GenerationRequest
 from tests.executors.triton import repository
 from tests.executors.triton.engine_process import Engine
 from tests.executors.triton.server import TritonServer
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
-    """A model with random weights that says something varied: its folder."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=ll_tokenizer.vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The stand-in for TensorRT-LLM, and models for it."""
+"""The stand-in for TensorRT-LLM, and what it runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from llguidance import LLTokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 STANDIN = Path(__file__).parent / "standin"
 
@@ -36,28 +33,9 @@ def tensorrt_llm() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, ll_tokenizer: LLTokenizer) -> Path:
-    """A llama with random weights that says something varied."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=ll_tokenizer.vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("models") / "checkpoint"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    shutil.copy(tokenizer_folder / "tokenizer.json", folder)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"})
-    )
-    return folder
+def checkpoint(tiny_llama: Path) -> Path:
+    """What TensorRT-LLM's PyTorch backend runs."""
+    return tiny_llama
 
 
 @pytest.fixture(scope="session")

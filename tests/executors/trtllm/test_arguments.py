@@ -72,7 +72,7 @@ def test_every_runtime_setting_arrives(checkpoint: Path) -> None:
     )
     cache, scheduler, speculative = made["kv_cache_config"], made["scheduler_config"], made["speculative_config"]
     assert made["dtype"] == "float16"
-    assert (made["max_batch_size"], made["max_num_tokens"], made["max_seq_len"]) == (5, 77, 512)
+    assert (made["max_batch_size"], made["max_num_tokens"], made["max_seq_len"]) == (5, 77, 1024)
     assert scheduler.capacity_scheduler_policy.name == "GUARANTEED_NO_EVICT"
     assert (made["enable_chunked_prefill"], cache.enable_block_reuse, cache.onboard_blocks) == (False, False, False)
     assert (cache.free_gpu_memory_fraction, cache.max_tokens, cache.host_cache_size) == (0.5, 1000, 3 * 2**20)

@@ -19,9 +19,9 @@ def test_a_checkpoint_is_told_from_an_engine(checkpoint: Path, engine: Path) -> 
 
 
 def test_a_checkpoints_limits_are_its_own_or_lower(checkpoint: Path) -> None:
-    assert read_model_folder(checkpoint).max_model_len == 512
+    assert read_model_folder(checkpoint).max_model_len == 1024
     assert read_model_folder(checkpoint, max_model_len=100).max_model_len == 100
-    with pytest.raises(ValueError, match="max_model_len is 4096, but the model serves 512"):
+    with pytest.raises(ValueError, match="max_model_len is 4096, but the model serves 1024"):
         read_model_folder(checkpoint, max_model_len=4096)
 
 
