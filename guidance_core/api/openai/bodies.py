@@ -21,8 +21,10 @@ from typing_extensions import Self
 from guidance_core.api.openai import examples
 from guidance_core.api.openai.constraints import ConstraintFields
 from guidance_core.api.openai.reasoning import ReasoningEffort
+from guidance_core.api.openai.refused_fields import IN_CHAT, IN_COMPLETIONS, Refused
 from guidance_core.api.openai.tools import Tool, ToolCall, ToolChoice
-from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.api.openai.validation import invalid_request
+from guidance_core.errors import InvalidRequest
 from guidance_core.generation import LoadLoraWeights
 
 MAX_TOP_LOGPROBS = 20
@@ -59,8 +61,8 @@ class RequestBody(bentoml.IODescriptor):
     model_config: ClassVar[ConfigDict] = _STRICT
 
     @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
-        """Field → the values with which it may be sent all the same, because they ask for nothing."""
+    def refused(cls) -> Mapping[str, Refused]:
+        """Fields that are known and refused, by name."""
         return {}
 
     @classmethod
@@ -82,22 +84,22 @@ class RequestBody(bentoml.IODescriptor):
         """Check a parsed body. Raises as `from_http_request`."""
         if not isinstance(body, dict):
             raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
-        unsupported = cls.unsupported()
+        refused = cls.refused()
         given = {name: value for name, value in body.items() if value is not None}
         for name in given.keys() - cls.model_fields.keys():
-            if name not in unsupported:
+            if name not in refused:
                 raise InvalidRequest(
                     f"Unknown field {name!r}{_suggestion(name, cls.model_fields)}",
                     param=name,
                     code="unknown_parameter",
                 )
-            if not any(_same(given[name], off) for off in unsupported[name]):
-                raise Unsupported(f"{name!r} is not supported by this service yet: leave it out.", param=name)
+            if not any(_same(given[name], idle) for idle in refused[name].idle):
+                raise refused[name].error(name)
             del given[name]
         try:
             return cast(Self, cls.model_validate(given))
         except ValidationError as error:
-            raise _first_error(error, given) from None
+            raise invalid_request(error, given) from None
 
 
 class GenerationBody(ConstraintFields, RequestBody):
@@ -122,7 +124,7 @@ class GenerationBody(ConstraintFields, RequestBody):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="Token id (as a string) → added to its logit."
     )
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same answer.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same answer.")
     top_k: int | None = Field(None, ge=-1, description="Sample from the k likeliest tokens; 0 and -1 mean all.")
     min_p: float = Field(
         0.0, ge=0, le=1, description="Sample from tokens with at least this share of the likeliest one's probability."
@@ -141,6 +143,9 @@ class GenerationBody(ConstraintFields, RequestBody):
         0, ge=-(2**31), lt=2**31, description="Of the requests that wait, those with the lowest number start first."
     )
     skip_special_tokens: bool = Field(True, description="Special tokens have no text.")
+    include_stop_str_in_output: bool = Field(
+        False, description="A stop string that ended the answer is part of it, except under a constraint."
+    )
     include_guidance: bool = Field(
         False,
         description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "
@@ -194,22 +199,6 @@ class Message(BaseModel):
         return {key: value for key, value in message.items() if value is not None}
 
 
-_NOT_IN_CHAT: dict[str, tuple[object, ...]] = {
-    "audio": (),
-    "function_call": ("none",),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "moderation": (),
-    "prediction": (),
-    "prompt_cache_options": (),
-    "prompt_cache_retention": ("in_memory",),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
-
-
 class ChatBody(GenerationBody):
     """`POST /v1/chat/completions`."""
 
@@ -253,9 +242,9 @@ class ChatBody(GenerationBody):
     parallel_tool_calls: bool = Field(True, description="Whether one message may have several calls.")
 
     @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+    def refused(cls) -> Mapping[str, Refused]:
         """See the base class."""
-        return _NOT_IN_CHAT
+        return IN_CHAT
 
 
 def _as_prompts(value: Any) -> Any:
@@ -304,12 +293,20 @@ class CompletionBody(GenerationBody):
         None, ge=0, le=MAX_TOP_LOGPROBS, description="Answer log-probabilities, with those of this many likely tokens."
     )
     echo: bool = Field(False, description="Answer the prompt, too, before its continuation; not with `logprobs`.")
+    add_special_tokens: bool = Field(
+        True, description="A prompt of text begins with what the tokenizer adds by itself, such as BOS."
+    )
     suffix: str | None = Field(
         None, description="What follows the gap that the answer fills, for models with tokens for that."
     )
     best_of: int | None = Field(
         None, ge=1, description="Generate so many choices and answer the `n` likeliest per token; not with `stream`."
     )
+
+    @classmethod
+    def refused(cls) -> Mapping[str, Refused]:
+        """See the base class."""
+        return IN_COMPLETIONS
 
 
 def _same(value: object, other: object) -> bool:
@@ -320,30 +317,3 @@ def _same(value: object, other: object) -> bool:
 def _suggestion(name: str, fields: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, fields, n=1)
     return f"; did you mean {close[0]!r}?" if close else ": leave it out."
-
-
-def _first_error(error: ValidationError, body: Mapping[str, Any]) -> InvalidRequest:
-    first = error.errors(include_url=False)[0]
-    param = _path(first["loc"], body, missing=first["type"] == "missing")
-    message = first["msg"].removeprefix("Value error, ")
-    match first["type"]:
-        case "missing":
-            return InvalidRequest(f"Missing required field {param!r}.", param=param, code="missing_required_parameter")
-        case "extra_forbidden":
-            return InvalidRequest(f"Unknown field {param!r}: leave it out.", param=param, code="unknown_parameter")
-        case kind if kind.endswith("_type"):
-            return InvalidRequest(f"Invalid type for {param!r}: {message}.", param=param, code="invalid_type")
-    return InvalidRequest(f"Invalid value for {param!r}: {message}.", param=param)
-
-
-def _path(location: tuple[int | str, ...], body: object, *, missing: bool) -> str:
-    """A location of pydantic as a path in the body, without the names of union branches that pydantic puts between."""
-    path = ""
-    value: Any = body
-    for i, part in enumerate(location):
-        if isinstance(value, list) if isinstance(part, int) else isinstance(value, dict) and part in value:
-            value = value[part]
-        elif not (missing and i == len(location) - 1):
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path

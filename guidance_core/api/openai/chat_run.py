@@ -93,7 +93,11 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     )
     # Calls and thoughts may begin with a special token; where there are any, the grammar allows no other one.
     marked = bool(tools) or thinking is not None
-    text = TextOptions(skip_special_tokens=body.skip_special_tokens and not marked, thinking=thinking)
+    text = TextOptions(
+        skip_special_tokens=body.skip_special_tokens and not marked,
+        include_stop_string=body.include_stop_str_in_output,
+        thinking=thinking,
+    )
     tool_format = model.tool_use.format if tools else None
     functions = None if wanted is None else [tool.function.name for tool in tools]
     readers = [MessageReader(tool_format=tool_format, thinking=thinking, functions=functions) for _ in range(body.n)]

@@ -97,7 +97,11 @@ async def _answer(
         grammar=grammar,
         lora=lora,
     )
-    text = TextOptions(skip_special_tokens=body.skip_special_tokens, keep_leading_space=True)
+    text = TextOptions(
+        skip_special_tokens=body.skip_special_tokens,
+        keep_leading_space=True,
+        include_stop_string=body.include_stop_str_in_output,
+    )
     return Answer(model, request, text, check_budget(served.settings.guidance, body))
 
 
@@ -123,6 +127,10 @@ def _check(body: CompletionBody, max_choices: int) -> None:
         )
     if body.suffix and not all(isinstance(prompt, str) for prompt in body.prompt):
         raise InvalidRequest("'suffix' needs a prompt of text, not of token ids.", param="suffix")
+    if body.suffix and not body.add_special_tokens:
+        raise InvalidRequest(
+            "'suffix' is written with special tokens: leave out 'add_special_tokens'.", param="add_special_tokens"
+        )
 
 
 def _best_of(body: CompletionBody) -> int:
@@ -132,7 +140,7 @@ def _best_of(body: CompletionBody) -> int:
 def _prompt_ids(model: LoadedModel, body: CompletionBody, prompt: str | list[int]) -> tuple[int, ...]:
     context = model.executor.limits().max_model_len
     if not body.suffix or not isinstance(prompt, str):
-        return model.prompts.completion(prompt, context=context)
+        return model.prompts.completion(prompt, add_special_tokens=body.add_special_tokens, context=context)
     tokens = find_infill_tokens(model.prompts.tokenizer)
     if tokens is None:
         raise Unsupported("'suffix' is for models that were trained to fill gaps; this one was not.", param="suffix")

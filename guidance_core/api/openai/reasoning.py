@@ -11,8 +11,8 @@ from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.grammar.constraint import reasoned
 from guidance_core.grammar.reasoning import Thoughts
 
-Budgeted = Literal["minimal", "low", "medium", "high", "xhigh"]
-ReasoningEffort = Literal["none"] | Budgeted
+Budgeted = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def thoughts_of(

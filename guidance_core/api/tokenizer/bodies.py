@@ -9,16 +9,13 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from guidance_core.api.openai.bodies import ChatBody, Message, RequestBody, TokenId
+from guidance_core.api.openai.refused_fields import IN_CHAT, Refused
 from guidance_core.api.openai.tools import Tool
 from guidance_core.errors import InvalidRequest
 
 _OF_CHAT = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools")
 
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "chat_template": (),
-    "media_io_kwargs": ({},),
-    "mm_processor_kwargs": ({},),
-}
+_REFUSED = {name: IN_CHAT[name] for name in ("chat_template", "media_io_kwargs", "mm_processor_kwargs")}
 
 
 class TokenizeBody(RequestBody):
@@ -41,9 +38,9 @@ class TokenizeBody(RequestBody):
     return_token_strs: bool = Field(False, description="Answer the tokens as the vocabulary spells them, too.")
 
     @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+    def refused(cls) -> Mapping[str, Refused]:
         """See the base class."""
-        return _UNSUPPORTED
+        return _REFUSED
 
     @classmethod
     def parse(cls, body: object) -> Self:

@@ -9,31 +9,34 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from guidance_core.api.openai.bodies import RequestBody, Strings
+from guidance_core.api.openai.refused_fields import Refused
 from guidance_core.errors import InvalidRequest
 
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "beam_width": (1,),
-    "decoder_text_input": ("",),
-    "early_stopping": (False,),
-    "embedding_bias_weights": ([],),
-    "embedding_bias_words": ("", []),
-    "image_bytes_input": (),
-    "image_input": (),
-    "image_url_input": (),
-    "length_penalty": (0, 0.0, 1, 1.0),
-    "lora_config": (),
-    "lora_task_id": (),
-    "lora_weights": (),
-    "num_draft_tokens": (0,),
-    "prompt_embedding_table": (),
-    "prompt_vocab_size": (),
-    "return_context_logits": (False,),
-    "return_generation_logits": (False,),
-    "return_perf_metrics": (False,),
-    "use_draft_logits": (False,),
-    "video_bytes_input": (),
+_NO_BEAMS = "there is no beam search; use num_return_sequences"
+_BY_NAME = "adapters are chosen by name: send 'model' or 'lora_model' to /v1/completions"
+_TEXT_ONLY = "leave it out; images go to /v1/chat/completions"
+_REFUSED: dict[str, Refused] = {
+    "beam_width": Refused((1,), _NO_BEAMS),
+    "decoder_text_input": Refused(("",), "the model is decoder-only; leave it out"),
+    "early_stopping": Refused((False,), _NO_BEAMS),
+    "embedding_bias_weights": Refused(([],), "use 'logit_bias' of /v1/completions"),
+    "embedding_bias_words": Refused(("", []), "use 'logit_bias' of /v1/completions"),
+    "image_bytes_input": Refused(instead=_TEXT_ONLY),
+    "image_input": Refused(instead=_TEXT_ONLY),
+    "image_url_input": Refused(instead=_TEXT_ONLY),
+    "length_penalty": Refused((0, 0.0, 1, 1.0), _NO_BEAMS),
+    "lora_config": Refused(instead=_BY_NAME),
+    "lora_task_id": Refused(instead=_BY_NAME),
+    "lora_weights": Refused(instead=_BY_NAME),
+    "num_draft_tokens": Refused((0,), "there is no speculative decoding"),
+    "prompt_embedding_table": Refused(instead="send the prompt as text"),
+    "prompt_vocab_size": Refused(instead="send the prompt as text"),
+    "return_context_logits": Refused((False,)),
+    "return_generation_logits": Refused((False,), "use return_log_probs"),
+    "return_perf_metrics": Refused((False,), "/metrics has them"),
+    "use_draft_logits": Refused((False,), "there is no speculative decoding"),
+    "video_bytes_input": Refused(),
 }
-"""With which values they may be sent, because these ask for nothing: a penalty on length is about beams."""
 
 GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
@@ -82,9 +85,9 @@ class TritonGenerateBody(RequestBody):
     )
 
     @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+    def refused(cls) -> Mapping[str, Refused]:
         """See the base class."""
-        return _UNSUPPORTED
+        return _REFUSED
 
     @classmethod
     def parse(cls, body: object) -> Self:

@@ -44,7 +44,7 @@ async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "
         ({"logit_bias": {"17": 101}}, "logit_bias.17"),
         ({"logit_bias": {"cat": 1}}, "logit_bias"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
-        ({"seed": 2**63}, "seed"),
+        ({"seed": 2**64}, "seed"),
         ({"top_k": -2}, "top_k"),
         ({"min_p": 1.5}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -69,7 +69,11 @@ async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "bold": True}]}]},
             "messages[0].content[0].bold",
         ),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": "text"}, "response_format"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice.function"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "regex", "regex": "("}}, "response_format.regex"),
@@ -115,6 +119,66 @@ async def test_what_would_change_the_answer_is_refused_by_name(
 
     assert error["param"] == next(iter(field))
     assert error["code"] == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (
+            {"reasoning_effort": "huge"},
+            "Invalid value for 'reasoning_effort': Input should be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' "
+            "or 'max'.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "Invalid type for 'messages[0].content': Input should be a valid string, or a valid list.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["Hi"]}]},
+            "Invalid type for 'messages[0].content[0]': Input should be an object.",
+        ),
+        (
+            {"tool_choice": 5},
+            "Invalid value for 'tool_choice': Input should be 'none', 'auto' or 'required', or an object.",
+        ),
+        (
+            {"response_format": {"type": "xml"}},
+            "Invalid value for 'response_format.type': Input should be one of 'text', 'json_object', 'json_schema', "
+            "'regex', 'lark_grammar', 'llguidance'.",
+        ),
+        ({"response_format": {}}, "Missing required field 'response_format.type'."),
+        (
+            {"stop": ["a"] * 17},
+            "Invalid value for 'stop': Value should have at most 16 items, not 17.",
+        ),
+        ({"functions": [{"name": "f"}]}, "'functions' is not supported, except as []: use 'tools', their successor."),
+        (
+            {"service_tier": "flex"},
+            """'service_tier' is not supported, except as "auto" or "default": leave it out.""",
+        ),
+        ({"length_penalty": 2}, "'length_penalty' is not supported, except as 1 or 0: there is no beam search."),
+    ],
+    ids=str,
+)
+async def test_the_message_says_what_would_be_right(
+    client: httpx.AsyncClient, field: dict[str, Any], message: str
+) -> None:
+    assert (await refusal(client, {**CHAT, **field}))["message"] == message
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_what_other_servers_clients_send_by_default_is_accepted(client: httpx.AsyncClient, path: str) -> None:
+    defaults = {
+        "use_beam_search": False,
+        "length_penalty": 1.0,
+        "early_stopping": False,
+        "spaces_between_special_tokens": True,
+        "detokenize": True,
+        "logits_processors": [],
+    }
+    body = CHAT if path == "/v1/chat/completions" else COMPLETION
+
+    assert (await client.post(path, json={**body, **defaults})).status_code == 200
 
 
 async def test_what_would_change_a_completion_is_refused_by_name(client: httpx.AsyncClient) -> None:

@@ -131,6 +131,15 @@ async def test_the_stream_helper_of_the_client_rebuilds_the_answer_with_its_logp
     assert len(completion.choices[0].logprobs.content) == 5
 
 
+async def test_the_stop_string_is_answered_on_demand(client: httpx.AsyncClient, hello: str) -> None:
+    asked = {"stop": "there,", "include_stop_str_in_output": True}
+    chat = (await client.post("/v1/chat/completions", json={**ASK, **asked})).json()
+    completion = (await client.post("/v1/completions", json={"model": MODEL, "prompt": "Once", **asked})).json()
+
+    assert chat["choices"][0]["message"]["content"] == "Hello there,"
+    assert completion["choices"][0]["text"] == "Hello there,"
+
+
 async def test_a_stop_string_ends_the_answer_and_frees_its_choice(
     openai: AsyncOpenAI, executor: ScriptedExecutor, hello: str
 ) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
@@ -127,6 +128,19 @@ async def test_a_model_with_infill_tokens_fills_gaps(
     assert response.status_code == 200
     asked = coder.decode(executor.requests[-1].prompt_ids, skip_special_tokens=False)
     assert asked == "<|fim_prefix|>Once<|fim_suffix|>the end.<|fim_middle|>"
+
+
+async def test_a_prompt_can_be_without_the_tokens_that_the_tokenizer_adds(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.from_str(loaded.prompts.tokenizer.to_str())
+    tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    monkeypatch.setattr(loaded.prompts, "tokenizer", tokenizer)
+    for add in (True, False):
+        await client.post("/v1/completions", json={**ASK, "add_special_tokens": add})
+
+    (begun, plain) = (request.prompt_ids for request in executor.requests)
+    assert begun == (1, *plain)
 
 
 async def test_a_prompt_can_be_cut_to_its_end(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:

@@ -19,6 +19,7 @@ from guidance_core.api.openai.constraints import (
     TextFormat,
 )
 from guidance_core.api.openai.reasoning import ReasoningEffort
+from guidance_core.api.openai.refused_fields import IN_RESPONSES, Refused
 from guidance_core.api.openai.tools import FunctionName
 from guidance_core.generation import LoadLoraWeights
 
@@ -184,23 +185,6 @@ class ResponseStreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = Field(None, description="Only false.")
 
 
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "background": (False,),
-    "context_management": ([],),
-    "conversation": (),
-    "image": (),
-    "max_tool_calls": (),
-    "moderation": (),
-    "previous_response_id": (),
-    "prompt": (),
-    "prompt_cache_options": (),
-    "prompt_cache_retention": ("in_memory",),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "truncation": ("disabled",),
-}
-
-
 class ResponsesBody(RequestBody):
     """`POST /v1/responses`."""
 
@@ -240,13 +224,13 @@ class ResponsesBody(RequestBody):
     safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
     prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
     user: str | None = Field(None, description="Accepted; has no effect on the answer.")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same answer.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same answer.")
     stop: Strings | None = Field(None, max_length=16, description="Up to 16 strings that end the answer before them.")
     top_k: int | None = Field(None, ge=-1, description="Sample from the k likeliest tokens; 0 and -1 mean all.")
     min_p: float = Field(0.0, ge=0, le=1, description="See `/v1/chat/completions`.")
     fit_to_max_tokens: bool = Field(False, description="See `/v1/chat/completions`.")
 
     @classmethod
-    def unsupported(cls) -> Mapping[str, tuple[object, ...]]:
+    def refused(cls) -> Mapping[str, Refused]:
         """See the base class."""
-        return _UNSUPPORTED
+        return IN_RESPONSES

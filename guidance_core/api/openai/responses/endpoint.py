@@ -17,7 +17,7 @@ from guidance_core.api.openai.chat_run import ChatRun, prepare
 from guidance_core.api.openai.logprobs import token_logprobs
 from guidance_core.api.openai.responses.bodies import ResponsesBody
 from guidance_core.api.openai.responses.output import Event, Output
-from guidance_core.api.openai.responses.translation import chat_body, renamed
+from guidance_core.api.openai.responses.translation import chat_body, rename
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.errors import RequestError
@@ -35,7 +35,7 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
     try:
         run = await prepare(served, chat_body(body))
     except RequestError as error:
-        error.param = renamed(error.param)
+        rename(error)
         raise
     writer = _Writer(served, body, run)
     pieces = await started(run.answer.pieces())

@@ -16,7 +16,7 @@ from guidance_core.api.openai.responses.bodies import (
     SchemaFormat,
     TextPart,
 )
-from guidance_core.errors import InvalidRequest
+from guidance_core.errors import InvalidRequest, RequestError
 
 _NAMES = {
     "messages": "input",
@@ -25,6 +25,8 @@ _NAMES = {
     "response_format": "text.format",
     "response_format.json_schema.schema": "text.format.schema",
     "reasoning_effort": "reasoning.effort",
+    "tool_choice.function.name": "tool_choice.name",
+    "tool_choice.allowed_tools.tools": "tool_choice.tools",
 }
 
 
@@ -88,10 +90,16 @@ def messages(body: ResponsesBody) -> list[dict[str, Any]]:
     return written
 
 
-def renamed(param: str | None) -> str | None:
-    """A chat request's field under the name that it has here."""
-    if param is None:
-        return None
+def rename(error: RequestError) -> None:
+    """Let the error of a chat request speak of the field under the name that it has here."""
+    if error.param is None:
+        return
+    name = _renamed(error.param)
+    error.message = error.message.replace(repr(error.param), repr(name))
+    error.param = name
+
+
+def _renamed(param: str) -> str:
     if param.startswith("messages["):
         return "input"
     if param.startswith("tools["):

@@ -206,7 +206,7 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "strin"}}}}, "text.format.schema"),
-        ({"text": {"format": {"type": "yaml"}}}, "text.format"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -220,3 +220,26 @@ async def test_what_is_wrong_is_refused_by_its_path(
     assert response.status_code == 400, response.text
     found = response.json()["error"]["param"]
     assert found == param if param is not None else found.startswith("input[0]")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reasoning": {"effort": "high"}}, "'reasoning.effort' is for models that think first; this one does not."),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "name": "f"}},
+            "'tool_choice.name' is 'f', which is none of the 'tools': get_weather.",
+        ),
+        ({"reasoning": {"summary": "auto"}}, "'reasoning.summary' is not supported: leave it out."),
+        (
+            {"previous_response_id": "resp_1"},
+            "'previous_response_id' is not supported: nothing is stored here; send the earlier items in 'input'.",
+        ),
+    ],
+)
+async def test_a_refusal_speaks_of_its_own_fields(
+    client: httpx.AsyncClient, change: dict[str, Any], message: str
+) -> None:
+    response = await client.post("/v1/responses", json={**ASK, **change})
+
+    assert response.json()["error"]["message"] == message
