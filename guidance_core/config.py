@@ -86,8 +86,8 @@ class ModelSettings(_Section):
         description="How a model is told of the schema that its answer will have to follow (`{schema}` stands for it), "
         "where its chat template has no variable `json_schema`. Empty, and it is not told.",
     )
-    reasoning_budgets: dict[Literal["minimal", "low", "medium", "high", "xhigh"], int | None] = Field(
-        {"minimal": 128, "low": 512, "medium": 2048, "high": 8192, "xhigh": None},
+    reasoning_budgets: dict[Literal["minimal", "low", "medium", "high", "xhigh", "max"], int | None] = Field(
+        {"minimal": 128, "low": 512, "medium": 2048, "high": 8192, "xhigh": None, "max": None},
         description="Most tokens of thought for each `reasoning_effort`; `null` is no limit.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the checkpoint.")
