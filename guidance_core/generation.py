@@ -6,8 +6,13 @@ torch, no transformers). A dialect builds a `GenerationRequest`; an executor ans
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 from guidance_core.tool_format import ToolFormat
 
@@ -93,6 +98,21 @@ class LoraAdapter:
     load: LoadLoraWeights = "auto"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptImage:
+    """An image of a prompt, as the model takes it. The arrays are not to be changed.
+
+    Attributes:
+        positions: int32 ``[features]``, rising: of its placeholder tokens in the prompt.
+        inputs: of the model's vision part, by the model's own names (``pixel_values``, …).
+        key: SHA-256 of ``inputs``: images with equal keys are the same to the model.
+    """
+
+    positions: npt.NDArray[np.int32]
+    inputs: Mapping[str, npt.NDArray[Any]]
+    key: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen. Every field is honoured or the request is refused.
@@ -158,6 +178,7 @@ class GenerationRequest:
             logits; executors may measure it now and then without being asked.
         lora: the adapter to answer with, or None for the model as it is.
         priority: of the requests that wait, those with the lowest number start first, in the order in which they came.
+        images: of the prompt, in the order of their places; only for executors that take them (`Executor.no_images`).
     """
 
     request_id: str
@@ -169,6 +190,7 @@ class GenerationRequest:
     measure_mass: bool = False
     lora: LoraAdapter | None = None
     priority: int = 0
+    images: tuple[PromptImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,14 @@ class Executor(ABC):
     def stats(self) -> ExecutorStats:
         """The newest snapshot; never blocks."""
 
+    def no_images(self) -> str | None:
+        """Why images are refused, for the end of a sentence; None where requests may have some. Known once ready.
+
+        Raises:
+            ExecutorUnavailable: not loaded yet.
+        """
+        return f"the executor '{self.name}' takes text only"
+
     def details(self) -> dict[str, str]:
         """How it serves, as short words by name, for people who ask which model this is; empty before it is ready."""
         return {}

@@ -56,6 +56,16 @@ def refuse_lora(request: GenerationRequest, mend: str) -> None:
         raise Unsupported(f"The adapter {request.lora.name!r} cannot be applied: {mend}", param="lora_model")
 
 
+def refuse_images(request: GenerationRequest, reason: str) -> None:
+    """Refuse images where the model or the executor takes none.
+
+    Raises:
+        Unsupported: the request has some; ``reason`` says why that does not work.
+    """
+    if request.images:
+        raise Unsupported(f"Images are not taken here: {reason}. Send text only.", param="messages")
+
+
 def refuse_priority(request: GenerationRequest, executor: str) -> None:
     """Refuse a priority where the executor has an order of its own.
 

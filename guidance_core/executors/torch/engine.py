@@ -6,7 +6,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from guidance_core.config import TorchSettings
 from guidance_core.errors import GenerationFailed, RequestError
 from guidance_core.executors.base import ExecutorStats
+from guidance_core.executors.torch.images import SequenceImage
 from guidance_core.executors.torch.logprobs import token_logprobs
 from guidance_core.executors.torch.lora_cache import LoraCache
 from guidance_core.executors.torch.messages import Stepped
@@ -191,9 +192,12 @@ class Engine:
         if request.lora is not None:
             assert self._adapters is not None, "check() refuses adapters where there are none"
             lora = self._adapters.acquire(request.lora)
+        # What is left of them in the end is freed with the last choice that needs it.
+        images = [SequenceImage(image) for image in request.images]
+        request = replace(request, images=()) if images else request
         choices = self._sequences[key] = {}
         for index in range(request.sampling.n):
-            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed, lora=lora)
+            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed, lora=lora, images=images)
             self._next_id += 1
             choices[index] = sequence
             self._scheduler.add(sequence)
@@ -227,8 +231,11 @@ class Engine:
         sampled: list[tuple[Work, _Result]] = []
         for work, result in self._compute_or_fail(plan.work):
             sequence, segment = work.sequence, work.segment
-            self._slots.write(segment.slot, segment.start, segment.token_ids)
-            sequence.computed += len(segment.token_ids)
+            end = segment.start + len(segment.token_ids)
+            self._slots.write(segment.slot, segment.start, sequence.keys(segment.start, end))
+            sequence.computed = end
+            if sequence.images:
+                sequence.pass_images()
             for score in result.scores:
                 sequence.score(score)
             if result.sample is not None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, InvalidRequest, QueueFull, RequestError, Unsupported
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request, refuse_lora
+from guidance_core.executors.request_limits import check_request, refuse_images, refuse_lora
 from guidance_core.executors.torch.messages import (
     Abort,
     FinishChoice,
@@ -118,6 +118,8 @@ class TorchExecutor(Executor):
         check_request(request, loaded.limits, max_choices=self._settings.server.max_choices)
         if request.grammar is not None and loaded.no_grammars is not None:
             raise Unsupported(f"This model cannot be constrained by a grammar. {loaded.no_grammars}")
+        if request.images and loaded.no_images is not None:
+            refuse_images(request, loaded.no_images)
         if self._settings.lora.folder is None:
             refuse_lora(request, "set lora.folder, where adapters are.")
         if request.request_id in self._keys:
@@ -158,6 +160,10 @@ class TorchExecutor(Executor):
         key = self._keys.get(request_id)
         if key is not None and self._process is not None:
             self._process.send(FinishChoice(key, index))
+
+    def no_images(self) -> str | None:
+        """See `Executor.no_images`."""
+        return self._loaded_or_raise().no_images
 
     def health(self) -> Health:
         """See `Executor.health`."""

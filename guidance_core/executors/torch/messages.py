@@ -57,11 +57,13 @@ class Ready:
         limits: of the model.
         stats: of an engine that has done nothing yet.
         no_grammars: why there can be no guidance with this model; None where there can.
+        no_images: why the model takes no images; None where it does.
     """
 
     limits: ModelLimits
     stats: ExecutorStats
     no_grammars: str | None
+    no_images: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from guidance_core.config import LoraSettings, TorchSettings
-from guidance_core.executors.torch import attention, self_check
+from guidance_core.executors.torch import attention, image_check, self_check
 from guidance_core.executors.torch.attention_plan import AttentionPlan, Span
+from guidance_core.executors.torch.images import ImageEncoder
 from guidance_core.executors.torch.kv_cache import KVCache
 from guidance_core.executors.torch.lora import AdaptedLayers, adaptable_layers
 from guidance_core.executors.torch.lora_file import BadAdapter, LayerDelta, read_adapter
@@ -45,6 +54,7 @@ class ModelRunner:
         eos_token_ids: the model's own end tokens.
         device: where the model is and the logits are.
         dtype: what the model computes in.
+        no_images: why the model takes no images; None where it does.
     """
 
     def __init__(
@@ -81,6 +91,7 @@ class ModelRunner:
         self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._cache = KVCache(self_check.SLOTS, self_check.LENGTH)
         self._lora = lora
+        self._images = ImageEncoder(self._model)
         self._adapted = AdaptedLayers(self._model)
         self._adaptable: dict[str, tuple[int, int]] = {}
         try:
@@ -89,8 +100,9 @@ class ModelRunner:
                 self._adaptable = adaptable_layers(
                     self._model, lambda: self_check.reference_logits(self._model, self.device), self_check.LENGTH
                 )
+            self.no_images = image_check.why_no_images(self._model, model_path, trust_remote_code=trust_remote_code)
             self_check.check_masks(self._model, self.max_model_len, self.device)
-            self._model.set_attn_implementation(attention.NAME)
+            self._model.set_attn_implementation(image_check.implementations(self._model, attention.NAME))
             if settings.packed_linear and can_pack(self.device, self.dtype):
                 pack_linear_layers(self._model, lambda: self.forward([Segment(0, 0, [0] * 8, "last")]))
             self_check.check_logits(self._model, reference, self.dtype, self.forward, self.copy_prefix)
@@ -143,7 +155,7 @@ class ModelRunner:
         try:
             with self._adapted.applied(adapted, self.device):
                 output = self._model(
-                    input_ids=torch.tensor([ids], device=self.device),
+                    **self._inputs(ids, segments, first),
                     position_ids=torch.tensor([positions], device=self.device),
                     past_key_values=self._cache,
                     use_cache=True,
@@ -153,6 +165,22 @@ class ModelRunner:
             attention.current_plan.reset(token)
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
+
+    def _inputs(self, ids: list[int], segments: Sequence[Segment], first: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What the model gets of a flat batch: token ids, or embeddings where there are images among them.
+
+        Args:
+            ids: of the batch.
+            segments: that make it up.
+            first: where in the batch each begins.
+        """
+        token_ids = torch.tensor([ids], device=self.device)
+        images = [
+            (image, segment.start, range(begin, begin + len(segment.token_ids)))
+            for segment, begin in zip(segments, first, strict=True)
+            for image in segment.images
+        ]
+        return {"inputs_embeds": self._images.embed(token_ids, images)} if images else {"input_ids": token_ids}
 
     def read_adapter(self, folder: Path) -> dict[str, LayerDelta]:
         """A low-rank adapter's weights, for a `LoadedAdapter`.
@@ -215,7 +243,9 @@ def _load(model_path: Path, dtype: torch.dtype, device: torch.device, trust_remo
         config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         if config.is_encoder_decoder:
             raise ValueError(f"{config.model_type} is an encoder-decoder model; decoder-only models are served")
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or not takes_images
+        model: Any = (AutoModelForCausalLM if text_only else AutoModelForImageTextToText).from_pretrained(
             model_path,
             config=config,
             dtype=dtype,

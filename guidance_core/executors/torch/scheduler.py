@@ -133,6 +133,7 @@ class Scheduler:
             end, logits = min(end, scoring), "none"
         else:
             logits = "all"
-        segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora)
+        images = [image for image in sequence.images if image.lies_in(start, end)]
+        segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora, images)
         plan.work.append(Work(sequence, segment))
         return end - start

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from guidance_core.executors.torch.images import SequenceImage
     from guidance_core.executors.torch.lora import LoadedAdapter
 
 
@@ -20,6 +21,7 @@ class Segment:
         token_ids: 1 (decode), a few (forced tokens) or a chunk of a prompt; at least one.
         logits: of which tokens logits are wanted.
         lora: the adapter to run them with, or None.
+        images: those that have placeholders among the tokens.
     """
 
     slot: int
@@ -27,3 +29,4 @@ class Segment:
     token_ids: Sequence[int]
     logits: Literal["none", "last", "all"]
     lora: LoadedAdapter | None = None
+    images: Sequence[SequenceImage] = ()

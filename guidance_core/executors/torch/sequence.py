@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidance_core.executors.torch.draws import choice_seed, uniform
+from guidance_core.executors.torch.images import SequenceImage, prefix_keys
 from guidance_core.executors.torch.token_counts import TokenCounts
 from guidance_core.generation import FinishReason, GenerationRequest, GuidanceTimes, TokenDelta, TokenLogprob
 
@@ -24,12 +25,13 @@ class Sequence:
         key: of the request, unique likewise (request ids may come again).
         index: which choice of the request.
         request: as it came.
-        prompt: int32 [prompt tokens], for comparing with what slots hold.
+        prompt: int64 [prompt tokens], for comparing with what slots hold: see `prefix_keys`.
         tokens: prompt and answer so far. The last one's keys and values are never in the slot yet.
         slot: KV cache slot, None while waiting.
         computed: how many tokens' keys and values are in the slot.
         cached: how many of them came out of the prefix cache.
         lora: the adapter that it is run with; None for the model as it is.
+        images: those of the prompt that have not all been run yet.
         accepting: the answer so far is in the grammar (meaningless without one).
         counts: for penalties, None where there are none.
         finish_reason: set once the answer is complete; log-probabilities of its last tokens may still be missing.
@@ -45,6 +47,7 @@ class Sequence:
         eos_token_ids: Tokens[int],
         seed: int,
         lora: LoadedAdapter | None = None,
+        images: Tokens[SequenceImage] = (),
     ) -> None:
         """A choice that nothing has been computed for.
 
@@ -56,6 +59,7 @@ class Sequence:
             eos_token_ids: the model's own end tokens.
             seed: the request's, or a fresh one where it has none.
             lora: see the class.
+            images: of the request, shared by its choices.
         """
         sampling = request.sampling
         self.id = id
@@ -63,9 +67,10 @@ class Sequence:
         self.index = index
         self.request = request
         self.sampling = sampling
-        self.prompt: npt.NDArray[np.int32] = np.array(request.prompt_ids, dtype=np.int32)
+        self.prompt: npt.NDArray[np.int64] = prefix_keys(request.prompt_ids, images)
         self.tokens = list(request.prompt_ids)
         self.lora = lora
+        self.images = tuple(images)
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0
@@ -111,6 +116,16 @@ class Sequence:
     def done(self) -> bool:
         """Whether everything about the answer is known."""
         return self.finish_reason is not None and not self.unscored
+
+    def keys(self, start: int, end: int) -> Tokens[int]:
+        """What tokens of these positions are for the prefix cache."""
+        if start >= len(self.prompt):
+            return self.tokens[start:end]
+        return [*self.prompt[start:end].tolist(), *self.tokens[len(self.prompt) : end]]
+
+    def pass_images(self) -> None:
+        """Let go of the images whose tokens have all been run."""
+        self.images = tuple(image for image in self.images if image.positions[-1] >= self.computed)
 
     def uniform(self, attempt: int = 0) -> float:
         """The random number in [0, 1) of the next token: a function of (seed, index), its position and attempt only."""

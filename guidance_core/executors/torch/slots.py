@@ -19,7 +19,7 @@ _SHORTEST_COPY = 8
 """Prefixes shorter than this are computed again: a copy touches every layer, which costs as much."""
 
 
-def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
+def common_prefix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> int:
     """How many tokens two token lists begin with in common."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[:n] != b[:n])
@@ -29,7 +29,7 @@ def common_prefix(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
 @dataclass(slots=True)
 class _Slot:
     index: int
-    tokens: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int64]
     length: int = 0
     key: int | None = None
     lora: int | None = None
@@ -62,7 +62,7 @@ class Slots:
     """
 
     def __init__(self, count: int, capacity: int, *, share: bool) -> None:
-        self._slots = [_Slot(index, np.zeros(capacity, dtype=np.int32)) for index in range(count)]
+        self._slots = [_Slot(index, np.zeros(capacity, dtype=np.int64)) for index in range(count)]
         self._share = share
         self._clock = 0
         self.free = count
@@ -101,7 +101,7 @@ class Slots:
         return Placement(slot.index, cached, source)
 
     def write(self, slot: int, start: int, tokens: Tokens[int]) -> None:
-        """Note what a forward pass has written."""
+        """Note what a forward pass has written: tokens, as `Sequence.keys` names them."""
         end = start + len(tokens)
         self._slots[slot].tokens[start:end] = tokens
         self._slots[slot].length = end

@@ -111,7 +111,7 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
     engine = Engine(runner, guidance, settings.torch, adapters)
     runner.warm_up()
     limits = ModelLimits(runner.vocab_size, runner.max_model_len, runner.eos_token_ids)
-    return engine, Ready(limits, engine.stats(), no_grammars)
+    return engine, Ready(limits, engine.stats(), no_grammars, runner.no_images)
 
 
 def serve(engine: Engine, commands: queue.SimpleQueue[Command], send: Callable[[Stepped], None]) -> None:

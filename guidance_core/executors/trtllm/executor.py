@@ -24,7 +24,7 @@ from guidance_core.errors import (
     Unsupported,
 )
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request, refuse_lora, refuse_priority
+from guidance_core.executors.request_limits import check_request, refuse_images, refuse_lora, refuse_priority
 from guidance_core.executors.trtllm.flight import Counts, Deltas, Flight
 from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
@@ -244,6 +244,7 @@ class TrtllmExecutor(Executor):
         if loaded.adapters is None:
             refuse_lora(request, "set lora.folder, where adapters are.")
         refuse_priority(request, self.name)
+        refuse_images(request, str(self.no_images()))
         if request.complete:
             raise Unsupported(
                 "fit_to_max_tokens needs an executor that knows how near a grammar's end is: 'trtllm' does not. "

@@ -1,0 +1,188 @@
+"""Can the images of a loaded model be run rightly? Asked once, as `self_check` asks it of the text.
+
+The model's own forward pass on a text with two images says what its language model gets: embeddings, positions, masks.
+The runner hands over the embeddings with plain positions under a causal mask, so anything else is a reason to refuse:
+positions in two dimensions (Qwen2-VL), image tokens that see each other (Gemma 3), features added in deeper layers
+(Qwen3-VL).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from guidance_core.executors.torch.attention_plan import first_key
+from guidance_core.executors.torch.images import ImageEncoder, SequenceImage
+from guidance_core.generation import PromptImage
+from guidance_core.prompt.images import TEXT_INPUTS, ImageProcessor, probe_images
+
+logger = logging.getLogger(__name__)
+
+_NAME = "slots_image_check"
+
+_EXACT_TOLERANCE = 1e-4
+"""Largest relative difference that rounding explains in float32 between two images at once and one after the other."""
+
+_HALF_TOLERANCE = 0.05
+"""The same in half precision."""
+
+
+def check_images(model: Any, processor: ImageProcessor) -> None:
+    """Compare what the model's language model gets with what the runner would give it.
+
+    Leaves the language model with an attention implementation of its own: set the one to use afterwards.
+
+    Args:
+        model: of transformers, with ``get_image_features``.
+        processor: the model's.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    images = probe_images()
+    text = f"a{processor.token}b {processor.token}c"
+    inputs = _tensors(model, processor.together(text, images))
+    token_ids, placed = processor.place(processor.encode(text), [processor.process(image) for image in images])
+    if set(inputs) - TEXT_INPUTS != set(placed[0].inputs):
+        raise ValueError("its processor gives other inputs for two images than for one")
+    with torch.no_grad():
+        seen = _language_model_inputs(model, inputs)
+        _check_others(seen)
+        _check_positions(seen.get("position_ids"), len(token_ids))
+        _check_embeddings(model, seen.get("inputs_embeds"), token_ids, placed)
+        _check_masks(model, {name: tensor for name, tensor in inputs.items() if name != "attention_mask"})
+
+
+def why_no_images(model: Any, folder: Path, *, trust_remote_code: bool) -> str | None:
+    """Why a model takes no images, for the end of a sentence; None where it does.
+
+    Args:
+        model: of transformers, with the attention that its own code would use; see `check_images`.
+        folder: the model's, with its processor.
+        trust_remote_code: whether Python code from the folder may run.
+    """
+    if not hasattr(model, "get_image_features"):
+        return "this model takes text only"
+    try:
+        check_images(model, ImageProcessor.from_folder(folder, trust_remote_code=trust_remote_code))
+    except Exception as error:  # whatever the model's code raises: its text can be served all the same
+        reason = str(error).rstrip(".") or type(error).__name__
+        logger.warning("Images are refused: %s cannot be served with them: %s.", type(model).__name__, reason)
+        return f"{type(model).__name__} cannot be served with images: {reason}"
+    return None
+
+
+def implementations(model: Any, language: str) -> str | dict[str, str]:
+    """For ``set_attn_implementation``: one for the language model, and the vision model's own fast one."""
+    if not hasattr(model, "get_image_features"):
+        return language
+    text = model.config.get_text_config(decoder=True)
+    chosen = {"": language}
+    for name in model.config.sub_configs:
+        part = getattr(model.config, name, None)
+        if part is text:
+            chosen[name] = language
+        elif part is not None:
+            modules = [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config is part]
+            chosen[name] = "sdpa" if all(m._supports_sdpa for m in modules) else "eager"
+    return chosen
+
+
+def _tensors(model: Any, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.from_numpy(np.asarray(value)).to(model.device) for name, value in arrays.items()}
+    return {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+class _Caught(Exception):
+    """The language model has been called."""
+
+
+def _language_model_inputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What the model's own forward pass calls its language model with."""
+    caught: dict[str, Any] = {}
+
+    def catch(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.update(kwargs)
+        raise _Caught
+
+    hook = model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        model(**inputs, use_cache=False)
+    except _Caught:
+        return caught
+    finally:
+        hook.remove()
+    raise ValueError("its forward pass does not call its language model")
+
+
+def _check_others(seen: Mapping[str, Any]) -> None:
+    known = TEXT_INPUTS | {"inputs_embeds", "position_ids", "cache_position"}
+    others = [
+        name
+        for name, value in seen.items()
+        if name not in known and (isinstance(value, torch.Tensor) or (isinstance(value, list | tuple) and value))
+    ]
+    if others:
+        raise ValueError(f"its language model gets more of an image than embeddings ({', '.join(sorted(others))})")
+
+
+def _check_positions(positions: torch.Tensor | None, tokens: int) -> None:
+    if positions is None:
+        return  # the language model counts by itself
+    counted = torch.arange(tokens, device=positions.device)
+    if positions.shape[-1] != tokens or not bool((positions == counted).all()):
+        raise ValueError("the positions of its image tokens do not simply count up (as in M-RoPE)")
+
+
+def _check_embeddings(
+    model: Any, expected: torch.Tensor | None, token_ids: Sequence[int], images: Sequence[PromptImage]
+) -> None:
+    if expected is None:
+        raise ValueError("its language model gets no embeddings")
+    rows = range(len(token_ids))
+    ids = torch.tensor([token_ids], device=model.device)
+    ours = ImageEncoder(model).embed(ids, [(SequenceImage(image), 0, rows) for image in images])
+    error = float((ours - expected).float().norm() / expected.float().norm())
+    tolerance = _EXACT_TOLERANCE if ours.dtype == torch.float32 else _HALF_TOLERANCE
+    if not error <= tolerance:
+        raise ValueError(
+            f"its embeddings of two images differ by {error:.2g} from those of each alone, of which rounding explains "
+            f"{tolerance:g}"
+        )
+
+
+def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+    tokens = inputs["input_ids"].shape[1]
+    positions = torch.arange(tokens, device=model.device)
+    layers: list[bool] = []
+
+    def mask(*, mask_function: Callable[..., torch.Tensor], **_: object) -> torch.Tensor:
+        zero = torch.zeros((), dtype=torch.int64, device=model.device)
+        return mask_function(zero, zero, positions[:, None], positions[None]).expand(1, 1, tokens, tokens)
+
+    def attention(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        sliding_window: int | None = None,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        first = torch.tensor([first_key(position, sliding_window) for position in range(tokens)], device=model.device)
+        allowed = (positions[None] <= positions[:, None]) & (positions[None] >= first[:, None])
+        layers.append(attention_mask is not None and torch.equal(attention_mask[0, 0], allowed))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
+
+    AttentionInterface.register(_NAME, attention)
+    AttentionMaskInterface.register(_NAME, mask)
+    model.set_attn_implementation(implementations(model, _NAME))
+    model(**inputs, use_cache=False)
+    if not layers or not all(layers):
+        raise ValueError("its image tokens see what comes after them, or do not see all that comes before them")

@@ -1,0 +1,192 @@
+"""Images on the embedded executor, against `transformers`' own `generate`, token for token."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from guidance_core.config import ModelSettings, Settings, TorchSettings
+from guidance_core.executors.torch import images
+from guidance_core.executors.torch.engine import Engine
+from guidance_core.executors.torch.image_check import check_images
+from guidance_core.executors.torch.messages import Load
+from guidance_core.executors.torch.worker import prepare
+from guidance_core.generation import GenerationRequest, SamplingParams
+from guidance_core.prompt.images import ImageProcessor
+from tests import vision_models
+from tests.vision_models import picture
+
+NEW_TOKENS = 12
+
+
+class Served:
+    """A model folder in an engine, and as transformers itself runs it."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        defaults = {"device": "cpu", "dtype": "float32", "max_batch_size": 6, "num_threads": 1}
+        self.folder = folder
+        self.engine = self.another_engine(**{**defaults, **options})
+        self.images = ImageProcessor.from_folder(folder, trust_remote_code=False)
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self._keys = iter(range(10**6))
+
+    def another_engine(self, **options: Any) -> Engine:
+        settings = Settings(model=ModelSettings(tag="tiny"), torch=TorchSettings(**options))
+        engine, ready = prepare(Load(self.folder, settings))
+        assert ready.no_images is None
+        return engine
+
+    def request(self, text: str, *seeds: int, n: int = 1, **sizes: int) -> GenerationRequest:
+        ids, images = tuple(self.images.encode(text)), ()
+        if seeds:
+            ids, images = self.images.place(ids, [self.images.process(picture(seed, **sizes)) for seed in seeds])
+        sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True, n=n)
+        return GenerationRequest(request_id=text, prompt_ids=ids, sampling=sampling, images=images)
+
+    def answers(self, *requests: GenerationRequest, engine: Engine | None = None) -> list[list[int]]:
+        """The tokens of each request's first choice; all run together."""
+        engine = engine or self.engine
+        keys = [next(self._keys) for _ in requests]
+        tokens: dict[int, list[int]] = {key: [] for key in keys}
+        self.cached: dict[int, int] = {}
+        for key, request in zip(keys, requests, strict=True):
+            engine.submit(key, request)
+        while engine.runnable:
+            stepped = engine.step()
+            assert not stepped.failures
+            for key, delta in stepped.deltas:
+                if delta.cached_tokens is not None:
+                    self.cached[keys.index(key)] = delta.cached_tokens
+                if delta.index == 0:
+                    tokens[key] += delta.token_ids
+        return [tokens[key] for key in keys]
+
+    def expected(self, text: str, *seeds: int, **sizes: int) -> list[int]:
+        """What transformers answers."""
+        pictures = [picture(seed, **sizes) for seed in seeds] or None
+        inputs = self.processor(text=text, images=pictures, return_tensors="pt", add_special_tokens=False)
+        self.model.generation_config.eos_token_id = None
+        output = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return Served(vision_models.save_llava(tmp_path_factory.mktemp("llava")))
+
+
+def test_an_image_is_answered_as_transformers_does(llava: Served) -> None:
+    text = "<|user|>What is <image> this?</s><|assistant|>"
+    assert llava.answers(llava.request(text, 1)) == [llava.expected(text, 1)]
+
+
+def test_the_answer_depends_on_the_image(llava: Served) -> None:
+    text = "<image>?"
+    one, other = llava.answers(llava.request(text, 1), llava.request(text, 2))
+    assert one != other
+    assert [one, other] == [llava.expected(text, 1), llava.expected(text, 2)]
+
+
+def test_several_images_keep_their_order(llava: Served) -> None:
+    text = "a <image> b <image><image> c"
+    assert llava.answers(llava.request(text, 1, 2, 3)) == [llava.expected(text, 1, 2, 3)]
+    assert llava.expected(text, 1, 2, 3) != llava.expected(text, 3, 2, 1)
+
+
+def test_images_and_texts_share_a_batch(llava: Served) -> None:
+    prompts: list[tuple[str, tuple[int, ...]]] = [
+        ("Just text.", ()),
+        ("<image>", (4,)),
+        ("More text than before, so that it is a chunk of its own.", ()),
+        ("x <image> y <image>", (5, 4)),
+    ]
+    together = llava.answers(*(llava.request(text, *seeds) for text, seeds in prompts))
+    assert together == [llava.expected(text, *seeds) for text, seeds in prompts]
+
+
+@pytest.mark.parametrize("chunk", [16, 21])
+def test_a_chunk_of_a_prompt_may_end_inside_an_image(llava: Served, chunk: int) -> None:
+    engine = llava.another_engine(
+        device="cpu", dtype="float32", max_batch_size=2, num_threads=1, max_num_tokens=chunk, prefix_cache=False
+    )
+    text = "a <image> b <image> c"
+    assert llava.answers(llava.request(text, 1, 2), engine=engine) == [llava.expected(text, 1, 2)]
+
+
+def test_a_prefix_with_the_same_image_is_not_run_again(llava: Served) -> None:
+    text = "<image> first question"
+    llava.answers(llava.request(text, 7))
+    text += " and a second one"
+    assert llava.answers(llava.request(text, 7)) == [llava.expected(text, 7)]
+    assert llava.cached[0] == 16 + len(" first question")
+
+
+def test_another_image_in_the_same_place_is_not_taken_from_the_cache(llava: Served) -> None:
+    text = "Look here: <image> what is it?"
+    llava.answers(llava.request(text, 8))
+    assert llava.answers(llava.request(text, 9)) == [llava.expected(text, 9)]
+    assert llava.cached[0] == len("Look here: ")
+
+
+def test_placeholders_without_an_image_are_not_taken_for_one(llava: Served) -> None:
+    with_image = llava.request("<image> what?", 10)
+    placeholders_only = llava.request("<image>" * 16 + " what?")
+    assert with_image.prompt_ids == placeholders_only.prompt_ids
+    one, other = llava.answers(with_image), llava.answers(placeholders_only)
+    assert one != other
+    assert llava.cached[0] == 0
+
+
+def test_choices_share_one_run_of_the_image(llava: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    features = images.image_features
+    monkeypatch.setattr(images, "image_features", lambda *args: runs.append(1) or features(*args))
+    text = "Three times <image>"
+    assert llava.answers(llava.request(text, 11, n=3)) == [llava.expected(text, 11)]
+    assert len(runs) == 1
+
+
+def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(llava: Served) -> None:
+    request = llava.request("<image>", 12)
+    pixels = weakref.ref(request.images[0].inputs["pixel_values"])
+    llava.engine.submit(10**6, request)
+    del request
+    llava.engine.step()
+    gc.collect()
+    assert pixels() is None
+    llava.engine.abort(10**6)
+
+
+def test_images_of_many_tiles_and_tokens_between_them(tmp_path: Path) -> None:
+    idefics = Served(vision_models.save_idefics3(tmp_path))
+    text = "Compare <image> with <image> now"
+    for sizes in ({"width": 100, "height": 40}, {"width": 20, "height": 20}):
+        assert idefics.answers(idefics.request(text, 1, 2, **sizes)) == [idefics.expected(text, 1, 2, **sizes)]
+    wide, high = (idefics.request("<image>", 1, **sizes) for sizes in ({"width": 100}, {"height": 100}))
+    assert len(wide.prompt_ids) != len(high.prompt_ids)
+
+
+def test_images_of_any_size(tmp_path: Path) -> None:
+    served = Served(vision_models.save_llava_next(tmp_path))
+    text = f"Compare {served.images.token} with {served.images.token} now"
+    for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}):
+        assert served.answers(served.request(text, 1, 2, **sizes)) == [served.expected(text, 1, 2, **sizes)]
+
+
+def test_a_model_whose_image_tokens_see_each_other_serves_text_only(tmp_path: Path) -> None:
+    settings = Settings(torch=TorchSettings(device="cpu", dtype="float32", num_threads=1, max_batch_size=2))
+    _, ready = prepare(Load(vision_models.save_gemma3(tmp_path), settings))
+    assert ready.no_images is not None
+    assert "see what comes after them" in ready.no_images
+
+
+def test_a_model_with_positions_in_two_dimensions_takes_no_images() -> None:
+    model, processor = vision_models.qwen2_vl()
+    with pytest.raises(ValueError, match="M-RoPE"):
+        check_images(model, ImageProcessor(processor, model.config.image_token_id))

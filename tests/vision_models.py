@@ -1,0 +1,225 @@
+"""Tiny models with random weights that take images, with their tokenizers and processors."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import transformers
+from PIL.Image import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Content parts in their order, as the templates of such models write them."""
+
+_SIDE = 28
+_TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": _SIDE,
+    "patch_size": 7,
+}
+
+
+def tokenizer(
+    folder: Path, image_tokens: list[str], *, template: str | None = None, **named: str
+) -> PreTrainedTokenizerFast:
+    """One token per byte, and the special ones; ``named`` are those that the model's tokenizer has names for."""
+    special = ["<pad>", "<s>", "</s>", *image_tokens, "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    byte_level = Tokenizer(models.BPE(vocabulary, []))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.add_special_tokens(special)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=(template or TEMPLATE).replace("IMAGE", image_tokens[0]),
+        extra_special_tokens=named,
+    )
+    made.save_pretrained(folder)
+    return made
+
+
+def save_llava(folder: Path, *, template: str | None = None) -> Path:
+    """LLaVA: 16 tokens per image, whatever its size."""
+    words = tokenizer(folder, ["<image>"], template=template)
+    sizes = {"shortest_edge": _SIDE}, {"height": _SIDE, "width": _SIDE}
+    processor = transformers.LlavaProcessor(
+        transformers.CLIPImageProcessorPil(size=sizes[0], crop_size=sizes[1]),
+        words,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=words.chat_template,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**_VISION, projection_dim=32),
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+    )
+    return _save(folder, config, processor)
+
+
+def _save(folder: Path, config: transformers.PretrainedConfig, processor: transformers.ProcessorMixin) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def picture(seed: int, *, width: int = 40, height: int = 30) -> Image:
+    """Noise: every picture is another one."""
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def save_idefics3(folder: Path) -> Path:
+    """Idefics3: as many tiles as an image needs, of 4 tokens each, and tokens that say which tile it is."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles]
+    words = tokenizer(folder, special)
+    processor = transformers.Idefics3Processor(
+        transformers.Idefics3ImageProcessorPil(
+            size={"longest_edge": 4 * _SIDE}, max_image_size={"longest_edge": _SIDE}
+        ),
+        words,
+        image_seq_len=4,
+        chat_template=words.chat_template,
+    )
+    config = transformers.Idefics3Config(
+        vision_config={**_VISION, "max_image_size": {"longest_edge": _SIDE}},
+        text_config={"model_type": "llama", "vocab_size": len(words), **_TEXT},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    return _save(folder, config, processor)
+
+
+def save_llava_next(folder: Path) -> Path:
+    """LLaVA-NeXT: an image is cut into tiles by the shape that suits it best."""
+    words = tokenizer(folder, ["<image>"])
+    pinpoints = [[_SIDE, 2 * _SIDE], [2 * _SIDE, _SIDE], [2 * _SIDE, 2 * _SIDE]]
+    processor = transformers.LlavaNextProcessor(
+        transformers.LlavaNextImageProcessorPil(
+            size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE}, image_grid_pinpoints=pinpoints
+        ),
+        words,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=words.chat_template,
+    )
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**_VISION, projection_dim=32),
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **_TEXT),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-1,
+    )
+    return _save(folder, config, processor)
+
+
+def save_mistral3(folder: Path) -> Path:
+    """Mistral 3 with Pixtral's vision model: a token per patch, and tokens at the ends of rows."""
+    words = tokenizer(folder, ["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
+    processor = transformers.PixtralProcessor(
+        transformers.PixtralImageProcessorPil(size={"longest_edge": 2 * _SIDE}, patch_size=7),
+        words,
+        patch_size=7,
+        spatial_merge_size=2,
+        chat_template=words.chat_template,
+    )
+    config = transformers.Mistral3Config(
+        vision_config=transformers.PixtralVisionConfig(**{**_VISION, "image_size": 2 * _SIDE}, head_dim=16),
+        text_config=transformers.MistralConfig(vocab_size=len(words), head_dim=12, **_TEXT),
+        image_token_index=words.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+    )
+    return _save(folder, config, processor)
+
+
+def save_gemma3(folder: Path) -> Path:
+    """Gemma 3: the tokens of an image see each other."""
+    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    words = tokenizer(folder, list(named.values()), **named)
+    processor = transformers.Gemma3Processor(
+        transformers.Gemma3ImageProcessorPil(size={"height": _SIDE, "width": _SIDE}),
+        words,
+        image_seq_length=4,
+        chat_template=words.chat_template,
+    )
+    config = transformers.Gemma3Config(
+        vision_config=transformers.SiglipVisionConfig(**_VISION),
+        text_config=transformers.Gemma3TextConfig(vocab_size=len(words), head_dim=16, **_TEXT),
+        mm_tokens_per_image=4,
+        image_token_index=words.image_token_id,
+        boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
+    )
+    return _save(folder, config, processor)
+
+
+class _Qwen2VLProcessor:
+    """What transformers' own does with images; that one needs torchvision, for videos."""
+
+    image_token = "<|image_pad|>"
+
+    def __init__(self, words: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = words
+        self._images = transformers.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2)
+
+    def __call__(self, text: list[str], images: list[Image], **options: Any) -> dict[str, Any]:
+        outputs = self._images(images, return_tensors="np")
+        first, *others = text[0].split(self.image_token)
+        sizes = outputs["image_grid_thw"].prod(-1) // 4
+        pieces = [self.image_token * int(size) + other for size, other in zip(sizes, others, strict=True)]
+        ids = np.array([self.tokenizer("".join([first, *pieces]))["input_ids"]])
+        kinds = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).astype(np.int64)
+        return {**outputs, "input_ids": ids, "mm_token_type_ids": kinds}
+
+
+def qwen2_vl() -> tuple[Any, _Qwen2VLProcessor]:
+    """Qwen2-VL, model and processor: the positions of an image's tokens have two dimensions."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = tokenizer(Path(folder), ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+    config = transformers.Qwen2VLConfig(
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 48, "num_heads": 2, "patch_size": 7},
+        text_config={**_TEXT, "vocab_size": len(words), "rope_parameters": rope},
+        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+    )
+    return AutoModelForImageTextToText.from_config(config).eval(), _Qwen2VLProcessor(words)
