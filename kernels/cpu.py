@@ -34,10 +34,14 @@ class CpuKernels:
             KernelUnavailable: they cannot be; the message says why and what to install.
         """
         library = load_library(SOURCE.read_text(encoding="utf-8"), SOURCE.name)
+        pointer, index = ctypes.c_void_p, ctypes.c_int64
+        rows = (pointer, index, pointer, index, pointer, index, index, index)
         for function in (library.mask_logits_32, library.mask_logits_16):
-            pointer, index = ctypes.c_void_p, ctypes.c_int64
-            function.argtypes = [pointer, index, pointer, index, pointer, index, index, index, ctypes.c_uint32]
+            function.argtypes = (*rows, ctypes.c_uint32)
             function.restype = None
+        library.allowed_masses.argtypes = (*rows, pointer)
+        library.allowed_masses.restype = None
+        self._allowed_masses = library.allowed_masses
         self._by_dtype = {
             torch.float32: (library.mask_logits_32, 0xFF80_0000),
             torch.float16: (library.mask_logits_16, 0xFC00),
@@ -62,18 +66,29 @@ class CpuKernels:
 
     def _mask(self, logits: torch.Tensor, masks: torch.Tensor, targets: array[int] | None) -> None:
         function, minus_infinity = self._by_dtype[logits.dtype]
-        count, words = masks.shape
-        function(
-            logits.data_ptr(),
-            logits.stride(0),
-            masks.data_ptr(),
-            masks.stride(0),
-            None if targets is None else targets.buffer_info()[0],
-            count,
-            logits.shape[1],
-            words,
-            minus_infinity,
-        )
+        function(*_rows(logits, masks, targets), minus_infinity)
+
+    def allowed_masses(self, logits: torch.Tensor, selection: Selection) -> torch.Tensor:
+        """See `kernels.allowed_mass.allowed_masses`.
+
+        Args:
+            logits: float32 [rows, vocabulary], the logits of the selection.
+            selection: at least one mask and one token, on the CPU.
+        """
+        targets = None if selection.rows is None else array("i", selection.targets())
+        masses = torch.empty(selection.count)
+        self._allowed_masses(*_rows(logits, selection.bitmask, targets), masses.data_ptr())
+        return masses
+
+
+def _rows(
+    logits: torch.Tensor, masks: torch.Tensor, targets: array[int] | None
+) -> tuple[int, int, int, int, int | None, int, int, int]:
+    """The arguments that all kernels have, in their order; they must outlive the call."""
+    count, words = masks.shape
+    listed = None if targets is None else targets.buffer_info()[0]
+    vocabulary = logits.shape[1]
+    return logits.data_ptr(), logits.stride(0), masks.data_ptr(), masks.stride(0), listed, count, vocabulary, words
 
 
 @cache

@@ -28,6 +28,7 @@ from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.guidance.ending import Ending
 from guidance_core.guidance.shortest import Way, shortest_answer
 from guidance_core.guidance.vocabulary import Vocabulary
+from kernels.allowed_mass import allowed_masses
 from kernels.mask_logits import mask_logits
 
 _PARALLEL_COMMIT = 64
@@ -274,9 +275,18 @@ class GuidanceBatch:
             chosen: which masks to apply: increasing indices into the rows of `begin`.
             rows: the row of ``logits`` for each of ``chosen``.
         """
-        self._ensure(chosen)
-        everyone = len(chosen) == len(self._rows)
-        mask_logits(logits, self._bitmask if everyone else self._bitmask[torch.tensor(chosen)], rows=rows)
+        mask_logits(logits, self._masks(chosen), rows=rows)
+
+    def masses(self, logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int]) -> list[float]:
+        """The probability that some logits give to what their masks allow, NaN where it is none; waits as `mask` does.
+
+        Args:
+            logits: float32 [rows, vocab_size].
+            chosen: as in `mask`.
+            rows: as in `mask`.
+        """
+        masses: list[float] = allowed_masses(logits, self._masks(chosen), rows).tolist()
+        return masses
 
     def mask_each(self, rows: Sequence[torch.Tensor]) -> dict[int, GuidanceRowTimes]:
         """As `apply`, where every row of logits is a tensor of its own.
@@ -407,6 +417,11 @@ class GuidanceBatch:
         for _, sequence_id in self._rows:
             error = self._error(sequence_id)
             self._times[sequence_id] = times if error is None else replace(times, error=error)
+
+    def _masks(self, chosen: Sequence[int]) -> torch.Tensor:
+        """The masks of some rows, once they are filled."""
+        self._ensure(chosen)
+        return self._bitmask if len(chosen) == len(self._rows) else self._bitmask[torch.tensor(chosen)]
 
     def _ensure(self, chosen: Sequence[int]) -> None:
         """Have the masks of some rows."""

@@ -358,6 +358,7 @@ def test_a_token_that_is_asked_for_is_allowed_where_the_mask_allows_it(seed: int
         batch.begin([(0, 1)])
         asked = [token for token in range(size + 9) if batch.allows([token])[0]]
         logits = torch.zeros(1, size + 9)
+        assert batch.masses(logits, [0], [0]) == pytest.approx([len(asked) / (size + 9)])
         batch.mask(logits, [0], [0])
         assert asked == torch.nonzero(logits[0] == 0)[:, 0].tolist()
         commit = batch.commit([(1, draw.choice(asked))])[1]

@@ -44,6 +44,9 @@ class Masks(Protocol):
     def mask(self, logits: torch.Tensor, chosen: Rows[int], rows: Rows[int]) -> None:
         """See `GuidanceBatch.mask`."""
 
+    def masses(self, logits: torch.Tensor, chosen: Rows[int], rows: Rows[int]) -> list[float]:
+        """See `GuidanceBatch.masses`."""
+
     def settle(self, chosen: Rows[int], tokens: Rows[int]) -> list[int]:
         """See `GuidanceBatch.settle`."""
 
@@ -128,10 +131,8 @@ def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
 def _allowed_masses(logits: torch.Tensor, guided: list[int], measured: list[int], masks: Masks) -> dict[int, float]:
     """The probability that the model itself gives to what the grammar allows, by row; indices into ``guided``."""
     rows = [guided[index] for index in measured]
-    shares = _rows(logits, rows).softmax(-1)
-    masks.mask(shares, measured, range(len(measured)))
-    masses = shares.clamp_(min=0).sum(-1).clamp_(max=1).tolist()
-    return {row: mass for row, mass in zip(rows, masses, strict=True) if not math.isnan(mass)}
+    masses = zip(rows, masks.masses(logits, measured, rows), strict=True)
+    return {row: mass for row, mass in masses if not math.isnan(mass)}
 
 
 def _choose(

@@ -36,6 +36,7 @@ from guidance_core.executors.torch.model_runner import ModelRunner
 from guidance_core.executors.torch.process import inbox
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.guidance.batch import GuidanceBatch
+from kernels.cpu import cpu_kernels
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ def prepare(load: Load) -> tuple[Engine, Ready]:
         no_grammars = str(error)
         _log.warning("Grammars cannot be enforced with this model: %s", no_grammars)
     adapters = None if lora is None else LoraCache(runner.read_adapter, lora.max_loaded)
+    if runner.device.type == "cpu":
+        cpu_kernels()  # compiled now, and not in somebody's first step
     engine = Engine(runner, guidance, settings.torch, adapters)
     runner.warm_up()
     limits = ModelLimits(runner.vocab_size, runner.max_model_len, runner.eos_token_ids)

@@ -204,6 +204,10 @@ def test_a_grammar_that_allows_only_what_is_bad_wins_in_its_own_row() -> None:
     assert [(s.token_id, s.error) for s in samples] == [(2, None), (3, None)]
     assert sample(logits[:1].clone(), sequences[:1], Only(0, 2))[0].token_id == 0
 
+    def masses(self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]) -> list[float]:
+        masses: list[float] = logits[list(rows)].softmax(-1)[:, self._allowed].sum(-1).tolist()
+        return masses
+
 
 def test_the_allowed_mass_is_the_models_own_probability_of_what_the_mask_allows() -> None:
     logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(3))
