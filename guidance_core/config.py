@@ -172,7 +172,7 @@ class TrtllmSettings(_Section):
     overlap_scheduler: bool = Field(
         False,
         description="Checkpoints: prepare a step while the last one runs. Our processors then see each token too late, "
-        "so requests that need them (seed, logprobs, min_p, min_tokens, penalties, …) are refused.",
+        "so requests that need them (seed, logprobs, min_p, typical_p, min_tokens, penalties, …) are refused.",
     )
     speculative: dict[str, Any] | None = Field(
         None,

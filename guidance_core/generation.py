@@ -118,17 +118,21 @@ class SamplingParams:
     """How the next token is chosen. Every field is honoured or the request is refused.
 
     The order of operations on the logits of a row is: ``logit_bias``, penalties, ``min_tokens`` (end tokens forbidden),
-    ``bad_token_ids``, grammar mask, ``temperature``, ``top_k``, ``top_p``, ``min_p``, draw. A grammar that allows
-    nothing but what ``min_tokens`` or ``bad_token_ids`` forbid wins over them, and so do the tokens that it forces.
+    ``bad_token_ids``, grammar mask, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, draw. A grammar
+    that allows nothing but what ``min_tokens`` or ``bad_token_ids`` forbid wins over them, and so do the tokens that it
+    forces.
 
     Attributes:
-        max_tokens: most tokens to answer per choice, at least 1; forced tokens count.
+        max_tokens: most tokens to answer per choice; forced tokens count. 0 answers nothing, for who only wants
+            ``prompt_logprobs``.
         min_tokens: no end-of-sequence or stop token before this many tokens.
         n: number of choices (0 … n-1).
         temperature: 0 is greedy (ties go to the lowest token id).
         top_k: keep the k likeliest; 0 keeps all.
         top_p: nucleus, in (0, 1]; 1 keeps all.
         min_p: keep what has at least this share of the likeliest token's probability, in [0, 1]; 0 keeps all.
+        typical_p: keep the tokens whose surprise is nearest to the distribution's entropy, until they have this
+            probability together (locally typical sampling, https://arxiv.org/abs/2202.00666), in (0, 1]; 1 keeps all.
         repetition_penalty: > 0; divides positive and multiplies negative logits of tokens in the prompt or the answer
             (CTRL, as Hugging Face and vLLM define it); 1 is off.
         presence_penalty: subtracted once from the logits of tokens in the answer so far (OpenAI).
@@ -138,6 +142,8 @@ class SamplingParams:
             depend on its batch mates; None draws a fresh seed.
         logprobs: None for none, 0 for the chosen token's only, k for the k likeliest tokens besides it. They are the
             log-softmax of the model's raw logits: before bias, penalties, mask and temperature.
+        prompt_logprobs: the same of the prompt's tokens, after the first: None for none, 0 for the tokens' own only,
+            k for the k likeliest besides.
         stop_token_ids: tokens that end a choice besides the model's own end tokens; never part of the answer.
         ignore_eos: the model's own end tokens do not end the answer (they may still be sampled).
         bad_token_ids: sequences of at least one token that must not come in the answer: the last token of each is
@@ -151,12 +157,14 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     bad_token_ids: tuple[tuple[int, ...], ...] = ()
@@ -195,18 +203,20 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probabilities at one position of the answer.
+    """Log-probabilities at one position of the answer, or of the prompt.
 
     Attributes:
-        token_id: the token that was answered.
+        token_id: the token that is there.
         logprob: its natural-log probability (finite unless the model itself gives it none).
-        top: the likeliest ``SamplingParams.logprobs`` tokens as (token id, logprob), likeliest first; the answered
-            token need not be among them.
+        top: as many of the likeliest tokens as were asked for, as (token id, logprob), likeliest first; the token that
+            is there need not be among them.
+        rank: only in the prompt: how many tokens are at least as likely, itself included; 1 is the likeliest.
     """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +255,8 @@ class TokenDelta:
         stop_logprob: its log-probabilities, where ``SamplingParams.logprobs`` asks for them and the executor has them.
         guidance: only under a grammar.
         cached_tokens: on the first delta of a choice: how many prompt tokens came out of the prefix cache.
+        prompt_logprobs: on the first delta of choice 0, where `SamplingParams` asks for them: one per token of the
+            prompt after the first. Other choices' deltas may come before it.
     """
 
     index: int
@@ -256,3 +268,4 @@ class TokenDelta:
     stop_logprob: TokenLogprob | None = None
     guidance: GuidanceTimes | None = None
     cached_tokens: int | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None

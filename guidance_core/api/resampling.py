@@ -37,7 +37,7 @@ def resampled(request: GenerationRequest, choice: int, attempt: int) -> Generati
         choice: which of its choices.
         attempt: 2 for the first repetition.
     """
-    sampling = replace(request.sampling, n=1)
+    sampling = replace(request.sampling, n=1, prompt_logprobs=None)
     if _is_greedy(sampling):
         sampling = replace(
             sampling,

@@ -90,24 +90,43 @@ def refuse_bad_words(request: GenerationRequest, executor: str) -> None:
         raise Unsupported(f"The executor '{executor}' forbids no bad_words: leave them out.", param="bad_words")
 
 
+def refuse_prompt_logprobs(request: GenerationRequest, executor: str) -> None:
+    """Refuse log-probabilities of the prompt, and with them answers of no tokens, where the executor has none.
+
+    Raises:
+        Unsupported: the request asks for them.
+    """
+    if request.sampling.prompt_logprobs is not None:
+        raise Unsupported(
+            f"The executor '{executor}' answers no log-probabilities of the prompt: leave out what asks for them "
+            "('prompt_logprobs', 'echo' with 'logprobs', 'decoder_input_details').",
+            param="prompt_logprobs",
+        )
+    if request.sampling.max_tokens == 0:
+        raise Unsupported(
+            f"max_tokens is 0, but the executor '{executor}' answers at least one token: make it 1.", param="max_tokens"
+        )
+
+
 def _check_ranges(sampling: SamplingParams, limits: ModelLimits, max_choices: int) -> None:
     def require(holds: bool, name: str, wanted: str) -> None:
         if not holds:
             raise InvalidRequest(f"{name} is {getattr(sampling, name)!r}, but it must be {wanted}.", param=name)
 
-    require(sampling.max_tokens >= 1, "max_tokens", "at least 1")
+    require(sampling.max_tokens >= 0, "max_tokens", "at least 0")
     require(0 <= sampling.min_tokens <= sampling.max_tokens, "min_tokens", "from 0 to max_tokens")
     require(1 <= sampling.n <= max_choices, "n", f"from 1 to {max_choices}")
     require(0 <= sampling.temperature < math.inf, "temperature", "a finite number, 0 or more")
     require(sampling.top_k >= 0, "top_k", "0 (keep all) or more")
     require(0 < sampling.top_p <= 1, "top_p", "above 0 and at most 1")
     require(0 <= sampling.min_p <= 1, "min_p", "from 0 to 1")
+    require(0 < sampling.typical_p <= 1, "typical_p", "above 0 and at most 1")
     require(0 < sampling.repetition_penalty < math.inf, "repetition_penalty", "a finite number above 0")
     require(math.isfinite(sampling.presence_penalty), "presence_penalty", "a finite number")
     require(math.isfinite(sampling.frequency_penalty), "frequency_penalty", "a finite number")
-    require(
-        sampling.logprobs is None or 0 <= sampling.logprobs <= MAX_LOGPROBS, "logprobs", f"from 0 to {MAX_LOGPROBS}"
-    )
+    for name in ("logprobs", "prompt_logprobs"):
+        count = getattr(sampling, name)
+        require(count is None or 0 <= count <= MAX_LOGPROBS, name, f"from 0 to {MAX_LOGPROBS}")
     _check_tokens("logit_bias", sampling.logit_bias, limits)
     require(all(map(math.isfinite, sampling.logit_bias.values())), "logit_bias", "finite numbers")
     _check_tokens("stop_token_ids", sampling.stop_token_ids, limits)

@@ -41,6 +41,7 @@ class Answer:
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     forced_tokens: int = 0
     seen_at: list[float] = field(default_factory=list)
 
@@ -64,6 +65,9 @@ async def choices(executor: Executor, request: GenerationRequest) -> list[Answer
             answer.cached_tokens = delta.cached_tokens
         else:
             assert answer.seen_at, "cached_tokens is on the first delta"
+        if delta.prompt_logprobs is not None:
+            assert not answer.seen_at, "prompt_logprobs are on the first delta only"
+            answer.prompt_logprobs = delta.prompt_logprobs
         if request.sampling.logprobs is None:
             assert delta.logprobs is None
         else:
@@ -231,7 +235,7 @@ class ExecutorContract:
     @pytest.mark.parametrize(
         ("param", "sampling"),
         [
-            ("max_tokens", {"max_tokens": 0}),
+            ("max_tokens", {"max_tokens": -1}),
             ("min_tokens", {"min_tokens": -1}),
             ("min_tokens", {"min_tokens": 13}),
             ("n", {"n": 0}),
@@ -244,6 +248,8 @@ class ExecutorContract:
             ("top_p", {"top_p": 1.1}),
             ("min_p", {"min_p": -0.1}),
             ("min_p", {"min_p": 1.1}),
+            ("typical_p", {"typical_p": 0.0}),
+            ("typical_p", {"typical_p": 1.1}),
             ("repetition_penalty", {"repetition_penalty": 0.0}),
             ("presence_penalty", {"presence_penalty": math.nan}),
             ("frequency_penalty", {"frequency_penalty": math.inf}),
@@ -252,6 +258,8 @@ class ExecutorContract:
             ("logit_bias", {"logit_bias": {1: math.inf}}),
             ("logprobs", {"logprobs": 21}),
             ("logprobs", {"logprobs": -1}),
+            ("prompt_logprobs", {"prompt_logprobs": 21}),
+            ("prompt_logprobs", {"prompt_logprobs": -1}),
             ("stop_token_ids", {"stop_token_ids": (10**6,)}),
             ("bad_token_ids", {"bad_token_ids": ((1, 10**6),)}),
             ("bad_token_ids", {"bad_token_ids": ((),)}),
@@ -413,6 +421,30 @@ class ExecutorContract:
         assert biased.logprobs[0].logprob == pytest.approx(logprob, abs=1e-3)
         assert biased.logprobs[0].top == ()
 
+    async def test_the_prompts_logprobs_are_the_models_own_or_refused_by_name(
+        self, executor: Executor, prompt_ids: list[int], regex_grammar: Callable[[str], Grammar]
+    ) -> None:
+        if refusal := _refusal(executor, make_request(prompt_ids, prompt_logprobs=0)):
+            assert refusal.param == "prompt_logprobs"
+            refusal = _refusal(executor, make_request(prompt_ids, max_tokens=0))
+            assert refusal is not None
+            assert refusal.param == "max_tokens"
+            return
+        told = await answer(executor, prompt_ids, logprobs=3, ignore_eos=True)
+        # What was answered has the same probabilities as a part of the next prompt, whose prefix is known by now.
+        prompt = [*prompt_ids, *told.token_ids]
+        biased = {"logit_bias": {7: 100.0}, "temperature": 2.0}
+        scored = await answer(executor, prompt, regex_grammar("[0-9]+"), prompt_logprobs=3, max_tokens=1, **biased)
+        empty = await answer(executor, prompt, prompt_logprobs=3, max_tokens=0)
+        for got in (scored, empty):
+            assert got.prompt_logprobs is not None
+            assert [entry.token_id for entry in got.prompt_logprobs] == prompt[1:]
+            for entry, same in zip(got.prompt_logprobs[-len(told.logprobs) :], told.logprobs, strict=True):
+                assert entry.logprob == pytest.approx(same.logprob, abs=1e-3)
+                assert [value for _, value in entry.top] == pytest.approx([value for _, value in same.top], abs=1e-3)
+                assert entry.rank == 1
+        assert (empty.token_ids, empty.finish_reason) == ([], "length")
+
     async def test_a_known_prompt_is_reported_as_cached_and_answered_alike(
         self, executor: Executor, prompt_ids: list[int]
     ) -> None:
@@ -522,3 +554,13 @@ class ExecutorContract:
         assert after.prompt_tokens - before.prompt_tokens == 2 * len(prompt_ids)
         assert after.slots == 4
         assert len(prompt_ids) <= after.kv_tokens <= after.kv_capacity
+
+    async def test_a_grammar_that_comes_again_is_counted(
+        self, executor: Executor, prompt_ids: list[int], regex_grammar: Callable[[str], Grammar]
+    ) -> None:
+        grammar, before = regex_grammar("[a-c]{1,3}"), executor.stats()
+        for _ in range(2):
+            await choices(executor, make_request(prompt_ids, grammar, n=2, temperature=1.0, max_tokens=8))
+        after = await settled(executor, lambda stats: stats.running == 0)
+        assert after.grammar_misses - before.grammar_misses == 1
+        assert after.grammar_hits - before.grammar_hits == 3

@@ -178,6 +178,7 @@ async def test_what_the_server_has_no_input_for_is_refused_by_name(
     ("match", "sampling"),
     [
         ("min_p", {"min_p": 0.1}),
+        ("typical_p", {"typical_p": 0.5}),
         ("several end and stop tokens", {"min_tokens": 2, "stop_token_ids": (5,)}),
     ],
     ids=str,

@@ -125,6 +125,7 @@ async def test_what_the_engines_sampler_does_right_is_left_to_it(
     [
         {"seed": 1},
         {"min_p": 0.1},
+        {"typical_p": 0.5},
         {"min_tokens": 2},
         {"presence_penalty": 1.0},
         {"frequency_penalty": 1.0},

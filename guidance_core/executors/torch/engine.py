@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -53,6 +54,14 @@ class Runner(Protocol):
 
 class EngineBroken(Exception):
     """The model does not even run a single token any more: nothing helps but a new process."""
+
+
+class _Scored(NamedTuple):
+    """A token whose log-probabilities a row of logits tells."""
+
+    row: int
+    work: int
+    token_id: int
 
 
 @dataclass(slots=True)
@@ -197,7 +206,9 @@ class Engine:
         request = replace(request, images=()) if images else request
         choices = self._sequences[key] = {}
         for index in range(request.sampling.n):
-            sequence = Sequence(self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed, lora=lora, images=images)
+            sequence = Sequence(
+                self._next_id, key, index, request, eos_token_ids=self._eos, seed=seed, lora=lora, images=images
+            )
             self._next_id += 1
             choices[index] = sequence
             self._scheduler.add(sequence)
@@ -242,6 +253,9 @@ class Engine:
                 sampled.append((work, result))
             elif result.scores and self._is_live(sequence):
                 self._emit(sequence)
+            if any(math.isnan(score.logprob) for score in result.scores):
+                self._fail(sequence, "The model computed invalid numbers (NaN or infinity) for this request.", work)
+                continue
         self._take_samples(sampled)
 
     def _compute_or_fail(self, works: list[Work]) -> list[tuple[Work, _Result]]:
@@ -271,7 +285,8 @@ class Engine:
         results = [_Result([]) for _ in works]
         sampled: list[int] = []
         sampled_rows: list[int] = []
-        scored: list[tuple[int, int, int]] = []
+        in_prompts: list[_Scored] = []
+        in_answers: list[_Scored] = []
         rows = 0
         for index, work in enumerate(works):
             sequence, segment = work.sequence, work.segment
@@ -281,7 +296,8 @@ class Engine:
             for offset in range(first, len(segment.token_ids)):
                 position = segment.start + offset
                 if position + 1 < len(sequence.tokens):
-                    scored.append((rows, index, sequence.tokens[position + 1]))
+                    scored = _Scored(rows, index, sequence.tokens[position + 1])
+                    (in_prompts if position + 1 < len(sequence.prompt) else in_answers).append(scored)
                 else:
                     sampled.append(index)
                     sampled_rows.append(rows)
@@ -291,11 +307,15 @@ class Engine:
         if guided and self._guidance is not None:
             self._guidance.begin(guided)
         logits = self._runner.forward([work.segment for work in works])
-        if scored:
-            top = [works[index].sequence.sampling.logprobs or 0 for _, index, _ in scored]
-            scores = token_logprobs(logits[[row for row, _, _ in scored]], [token for _, _, token in scored], top)
-            for (_, index, _), score in zip(scored, scores, strict=True):
-                results[index].scores.append(score)
+        for tokens, ranked in ((in_prompts, True), (in_answers, False)):
+            if tokens:
+                samplings = [works[scored.work].sequence.sampling for scored in tokens]
+                top = [(s.prompt_logprobs if ranked else s.logprobs) or 0 for s in samplings]
+                chosen = [scored.token_id for scored in tokens]
+                scores = token_logprobs(logits[[scored.row for scored in tokens]], chosen, top, ranked=ranked)
+                for scored, score in zip(tokens, scores, strict=True):
+                    results[scored.work].scores.append(score)
+        if in_prompts or in_answers:
             logits = logits[sampled_rows]
         if not sampled:
             return results

@@ -24,7 +24,7 @@ import torch
 
 from guidance_core.executors.torch.logprobs import log_sum_exp, token_logprobs
 from guidance_core.executors.torch.sequence import Sequence
-from guidance_core.generation import TokenLogprob
+from guidance_core.generation import SamplingParams, TokenLogprob
 
 _CANDIDATES = 256
 _MORE_CANDIDATES = 16
@@ -122,9 +122,7 @@ def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     Not where what is cut off depends on what is allowed. Elsewhere than on a CPU masking costs less than asking.
     """
     sampling = sequence.sampling
-    cut = sampling.temperature > 0 and (
-        sampling.top_p < 1 or 0 < sampling.top_k < logits.shape[1] or sampling.min_p > 0
-    )
+    cut = sampling.temperature > 0 and (_keeps_likeliest(sampling, logits.shape[1]) or sampling.min_p > 0)
     return logits.device.type == "cpu" and not cut
 
 
@@ -302,7 +300,7 @@ def _draw(logits: torch.Tensor, sequences: Rows[Sequence], attempt: int) -> list
     """One token per row, at random."""
     numbers = torch.tensor([s.uniform(attempt) for s in sequences], dtype=torch.float64, device=logits.device)
     vocabulary = logits.shape[1]
-    cut = [row for row, s in enumerate(sequences) if s.sampling.top_p < 1 or 0 < s.sampling.top_k < vocabulary]
+    cut = [row for row, s in enumerate(sequences) if _keeps_likeliest(s.sampling, vocabulary)]
     if len(cut) == len(sequences):
         return _draw_likeliest(logits, sequences, numbers, _CANDIDATES)
     if not cut:
@@ -318,8 +316,13 @@ def _draw(logits: torch.Tensor, sequences: Rows[Sequence], attempt: int) -> list
     return tokens
 
 
+def _keeps_likeliest(sampling: SamplingParams, vocabulary: int) -> bool:
+    """Whether what is kept depends on how many tokens are likelier, or on what they have together."""
+    return sampling.top_p < 1 or sampling.typical_p < 1 or 0 < sampling.top_k < vocabulary
+
+
 def _draw_any(logits: torch.Tensor, sequences: Rows[Sequence], numbers: torch.Tensor) -> list[int]:
-    """Draw from whole rows, without top_k and top_p: find the block of the vocabulary first, then the token in it."""
+    """Draw from whole rows, which min_p alone may cut: find the block of the vocabulary first, then the token in it."""
     weights = logits.softmax(-1)
     if any(s.sampling.min_p for s in sequences):
         shares = torch.tensor([s.sampling.min_p for s in sequences], device=logits.device)[:, None]
@@ -336,7 +339,7 @@ def _draw_any(logits: torch.Tensor, sequences: Rows[Sequence], numbers: torch.Te
 def _draw_likeliest(
     logits: torch.Tensor, sequences: Rows[Sequence], numbers: torch.Tensor, candidates: int
 ) -> list[int]:
-    """Draw from the likeliest tokens of each row, as many as top_k, top_p and min_p leave."""
+    """Draw from the likeliest tokens of each row, as many as top_k, top_p, min_p and typical_p leave."""
     device, vocabulary = logits.device, logits.shape[1]
     candidates = min(candidates, vocabulary)
     values, ids = logits.topk(candidates, dim=-1)
@@ -349,7 +352,7 @@ def _draw_likeliest(
     reached = weights.cumsum(-1)
     # top_p is a share of what top_k leaves, which may be the whole vocabulary.
     total = reached[:, -1:]
-    if any(p.top_p < 1 and not 0 < p.top_k <= candidates for p in params):
+    if any((p.top_p < 1 or p.typical_p < 1) and not 0 < p.top_k <= candidates for p in params):
         everything = (log_sum_exp(logits) - values[:, 0]).double().exp()[:, None]
         total = torch.where(top_k <= candidates, total, everything)
     nucleus = top_p * total
@@ -358,6 +361,9 @@ def _draw_likeliest(
     wider = (top_k > candidates) & unknown & (last > 0) & (last >= min_p)
     # `reached - weights` is what the likelier tokens have already.
     weights *= (reached - weights < nucleus) & (weights >= min_p)
+    if any(p.typical_p < 1 for p in params):
+        masses = torch.tensor([p.typical_p for p in params], dtype=torch.float64, device=device)[:, None]
+        weights *= _typical(weights / weights.sum(-1, keepdim=True), masses)
     place, _ = _find(weights, numbers * weights.sum(-1))
     tokens: list[int] = ids.gather(1, place[:, None])[:, 0].tolist()
     if candidates < vocabulary:
@@ -369,6 +375,20 @@ def _draw_likeliest(
             for row, token in zip(rows, again, strict=True):
                 tokens[row] = token
     return tokens
+
+
+def _typical(shares: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
+    """Which tokens are locally typical; those that are as far from the entropy as the last one are kept, too.
+
+    Args:
+        shares: float64 ``[rows, n]``, the probabilities that the other cuts leave.
+        masses: float64 ``[rows, 1]``, typical_p.
+    """
+    distances = (-shares.log() - torch.special.entr(shares).sum(-1, keepdim=True)).abs()
+    nearest, places = distances.sort(-1)
+    reached = shares.gather(1, places).cumsum(-1)
+    last = (reached < masses).sum(-1, keepdim=True).clamp(max=shares.shape[1] - 1)
+    return (distances <= nearest.gather(1, last)) | (masses >= 1)
 
 
 def _find(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,10 @@ from guidance_core.executors.torch.segment import Segment
 from guidance_core.executors.torch.sequence import Sequence
 from guidance_core.executors.torch.slots import Slots, common_prefix
 
+_MAX_SCORED_TOKENS = 256
+"""Most prompt tokens in one step of which logits are wanted. Each takes a row as wide as the vocabulary, and half a
+dozen times as much while it is computed: 256 rows of 150,000 float32 are 150 MB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -28,11 +32,13 @@ class Plan:
         copies: (source slot, target slot, length) of the prefixes to be copied before the forward pass.
         work: what the forward pass runs.
         placed: sequences that have just been given a slot.
+        scored: how many prompt tokens of `work` give log-probabilities.
     """
 
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     placed: list[Sequence] = field(default_factory=list)
+    scored: int = 0
 
 
 class Scheduler:
@@ -109,6 +115,8 @@ class Scheduler:
 
         So the choices of one request run its prompt once, and so do requests with one system prompt that come together.
         """
+        if sequence.scores_prompt:
+            return False
         prompt = sequence.prompt[:-1]
         known = self.slots.longest_prefix(sequence)
         for other in self.running:
@@ -133,6 +141,13 @@ class Scheduler:
             end, logits = min(end, scoring), "none"
         else:
             logits = "all"
+            if sequence.scores_prompt and sequence.in_prefill:
+                end = min(end, start + _MAX_SCORED_TOKENS - plan.scored)
+                plan.scored += end - start
+            if sequence.scored_end < len(sequence.tokens):
+                end = min(end, sequence.scored_end - 1)  # behind it are forced tokens of which no rows are wanted
+            if end == start:
+                return 0
         images = [image for image in sequence.images if image.lies_in(start, end)]
         segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora, images)
         plan.work.append(Work(sequence, segment))

@@ -32,6 +32,7 @@ class Sequence:
         cached: how many of them came out of the prefix cache.
         lora: the adapter that it is run with; None for the model as it is.
         images: those of the prompt that have not all been run yet.
+        scores_prompt: log-probabilities of the prompt are wanted of this choice: of the request's first one.
         accepting: the answer so far is in the grammar (meaningless without one).
         counts: for penalties, None where there are none.
         finish_reason: set once the answer is complete; log-probabilities of its last tokens may still be missing.
@@ -85,11 +86,16 @@ class Sequence:
         # Under a grammar it is the grammar that says where the answer ends: its end is an end token, come what may.
         own_ends = () if sampling.ignore_eos and request.grammar is None else self._eos
         self._end_ids = tuple(dict.fromkeys((*own_ends, *sampling.stop_token_ids)))
-        self._reported = self._scored = len(self.tokens)
+        self.scores_prompt = sampling.prompt_logprobs is not None and index == 0
+        self._reported = len(self.tokens)
+        self._scored = 1 if self.scores_prompt else len(self.tokens)
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._logprobs: list[TokenLogprob] = []
         self._first_delta = True
         self._forced = 0
         self._times = GuidanceTimes()
+        if not sampling.max_tokens and request.grammar is None:
+            self.finish_reason = "length"
 
     @property
     def answered(self) -> int:
@@ -109,8 +115,13 @@ class Sequence:
 
     @property
     def unscored(self) -> int:
-        """How many forced tokens at the end still lack the log-probabilities that the request asks for."""
-        return len(self.tokens) - self._scored if self.sampling.logprobs is not None else 0
+        """How many tokens still lack the log-probabilities that the request asks for: the prompt's, or forced ones."""
+        return max(self.scored_end - self._scored, 0)
+
+    @property
+    def scored_end(self) -> int:
+        """The position behind the last token whose log-probabilities are wanted from a forward pass."""
+        return len(self.prompt if self.sampling.logprobs is None else self.tokens)
 
     @property
     def done(self) -> bool:
@@ -178,17 +189,13 @@ class Sequence:
         elif self.answered >= self.sampling.max_tokens:
             self.finish_reason = "length"
 
-    def next_forced(self, position: int) -> int | None:
-        """The forced token after ``position`` if its logprob is wanted and not known, to be given to `score`."""
-        return self.tokens[position + 1] if self.unscored and position + 1 == self._scored else None
-
     def first_scoring_position(self) -> int:
         """The position whose logits give the first missing logprob."""
         return self._scored - 1
 
     def score(self, logprob: TokenLogprob) -> None:
-        """Take the logprob of the first forced token that lacks one."""
-        self._logprobs.append(logprob)
+        """Take the logprob of the first token that lacks one."""
+        (self._prompt_logprobs if self._scored < len(self.prompt) else self._logprobs).append(logprob)
         self._scored += 1
 
     def add_guidance(self, mask_seconds: float, wait_seconds: float, allowed_mass: float | None) -> None:
@@ -202,7 +209,7 @@ class Sequence:
         """What is new since the last call, or None where nothing is."""
         wanted = self.sampling.logprobs is not None
         end = self._scored if wanted else len(self.tokens)
-        if end == self._reported and not self.done:
+        if (end == self._reported and not self.done) or self._scored < len(self.prompt):
             return None
         guidance = None
         if self.request.grammar is not None:
@@ -221,8 +228,10 @@ class Sequence:
             stop_logprob=self._stop_logprob if self.done else None,
             guidance=guidance,
             cached_tokens=self.cached if self._first_delta else None,
+            prompt_logprobs=tuple(self._prompt_logprobs) if self._first_delta and self.scores_prompt else None,
         )
         self._reported = end
+        self._prompt_logprobs = []
         self._logprobs = []
         self._first_delta = False
         return delta

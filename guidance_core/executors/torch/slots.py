@@ -122,6 +122,8 @@ class Slots:
         # The prompt's last token is always run: its logits are needed.
         prompt = sequence.prompt[:-1]
         best, length = None, 0
+        if sequence.scores_prompt:
+            return best, length  # what was not run has no logits
         for slot in self._slots:
             if slot.length < max(length, 1) or not (self._share or slot.key == sequence.key):
                 continue

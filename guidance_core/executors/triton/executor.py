@@ -20,7 +20,14 @@ from tokenizers import Tokenizer
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, InvalidRequest, QueueFull, RequestError
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request, refuse_bad_words, refuse_images, refuse_lora, refuse_priority
+from guidance_core.executors.request_limits import (
+    check_request,
+    refuse_bad_words,
+    refuse_images,
+    refuse_lora,
+    refuse_priority,
+    refuse_prompt_logprobs,
+)
 from guidance_core.executors.triton.checkpoint import read_limits
 from guidance_core.executors.triton.connection import Connection, Responses
 from guidance_core.executors.triton.discovery import discover
@@ -132,6 +139,7 @@ class TritonExecutor(Executor):
         refuse_priority(request, self.name)
         refuse_images(request, str(self.no_images()))
         refuse_bad_words(request, self.name)
+        refuse_prompt_logprobs(request, self.name)
         self._interface.check(request)
         if request.request_id in self._requests:
             raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")

@@ -180,6 +180,8 @@ class ModelInterface(ABC):
                 raise self._unsupported(field, "TensorRT-LLM would count the prompt's tokens too")
         if sampling.min_p:
             raise self._unsupported("min_p")
+        if sampling.typical_p < 1:
+            raise self._unsupported("typical_p")
         if request.complete:
             raise self._unsupported("fit_to_max_tokens", "it cannot be told to end within max_tokens")
 

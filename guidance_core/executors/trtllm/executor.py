@@ -24,7 +24,13 @@ from guidance_core.errors import (
     Unsupported,
 )
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request, refuse_images, refuse_lora, refuse_priority
+from guidance_core.executors.request_limits import (
+    check_request,
+    refuse_images,
+    refuse_lora,
+    refuse_priority,
+    refuse_prompt_logprobs,
+)
 from guidance_core.executors.trtllm.flight import Counts, Deltas, Flight
 from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
@@ -249,6 +255,7 @@ class TrtllmExecutor(Executor):
             raise Unsupported(
                 "fit_to_max_tokens needs an executor that knows how near a grammar's end is: 'trtllm' does not. "
                 "Leave it out and allow enough max_tokens.",
+        refuse_prompt_logprobs(request, self.name)
                 param="fit_to_max_tokens",
             )
         if request.grammar is not None and loaded.proofs is None:

@@ -45,6 +45,7 @@ def drawn_for(request: GenerationRequest) -> tuple[str, ...]:
         "seed": sampling.seed is not None,
         "logprobs": sampling.logprobs is not None,
         "min_p": sampling.min_p > 0,
+        "typical_p": sampling.typical_p < 1,
         "min_tokens": sampling.min_tokens > 0,
         "repetition_penalty": sampling.repetition_penalty != 1,
         "presence_penalty": sampling.presence_penalty != 0,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import TypicalLogitsWarper
 
 from guidance_core.executors.torch.sampler import Sample, sample
 from guidance_core.executors.torch.sequence import Sequence
@@ -19,7 +20,13 @@ GRAMMAR = Grammar("", "regex", "", "")
 
 
 def plain(
-    logits: torch.Tensor, *, temperature: float = 1, top_k: int = 0, top_p: float = 1, min_p: float = 0
+    logits: torch.Tensor,
+    *,
+    temperature: float = 1,
+    top_k: int = 0,
+    top_p: float = 1,
+    min_p: float = 0,
+    typical_p: float = 1,
 ) -> np.ndarray:
     """The distribution of the next token, by sorting everything."""
     p = (logits.double() / temperature).softmax(-1)
@@ -33,6 +40,8 @@ def plain(
     keep[keep < min_p * keep[0]] = 0
     result = torch.zeros_like(p)
     result[order] = keep / keep.sum()
+    if typical_p < 1:
+        result = TypicalLogitsWarper(typical_p)(torch.empty(0), result.log()[None])[0].softmax(-1)
     return result.numpy()
 
 
@@ -58,6 +67,10 @@ def draw(logits: torch.Tensor, **sampling: object) -> np.ndarray:
         {"min_p": 0.1},
         {"top_k": 20, "top_p": 0.7},
         {"top_p": 0.9, "min_p": 0.05, "temperature": 1.3},
+        {"typical_p": 0.3},
+        {"typical_p": 0.9, "temperature": 0.6},
+        {"typical_p": 1e-6},
+        {"typical_p": 0.5, "top_k": 12, "top_p": 0.9, "min_p": 0.01},
     ],
     ids=str,
 )
@@ -70,12 +83,22 @@ def test_draws_follow_the_distribution(sampling: dict[str, float], vocabulary: i
     assert np.abs(shares - expected).max() < 4.5 * math.sqrt(0.25 / DRAWS)
 
 
-@pytest.mark.parametrize("sampling", [{"top_p": 0.6}, {"top_k": 3000}, {"top_k": 700, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"top_p": 0.6},
+        {"top_k": 3000},
+        {"top_k": 700, "top_p": 0.9},
+        {"typical_p": 0.5},
+        {"typical_p": 0.4, "top_p": 0.8},
+    ],
+    ids=str,
+)
 def test_a_nucleus_wider_than_the_first_candidates_is_found_exactly(sampling: dict[str, float]) -> None:
     logits = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 0.1
     expected = plain(logits, **sampling)  # type: ignore[arg-type]
-    choices = [choice(seed=seed, temperature=1.0, **sampling) for seed in range(2000)]
-    tokens = [s.token_id for s in sample(logits.repeat(2000, 1), choices)]
+    choices = [choice(seed=seed, temperature=1.0, **sampling) for seed in range(600)]
+    tokens = [s.token_id for s in sample(logits.repeat(600, 1), choices)]
     assert all(expected[token] > 0 for token in tokens)
     # All of it is reached: the unlikelier half of what is kept comes up in proportion.
     kept = np.flatnonzero(expected)
@@ -84,7 +107,7 @@ def test_a_nucleus_wider_than_the_first_candidates_is_found_exactly(sampling: di
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    logits = torch.randn(6, 640, generator=torch.Generator().manual_seed(2)) * 2
+    logits = torch.randn(8, 640, generator=torch.Generator().manual_seed(2)) * 2
     params: list[dict[str, float]] = [
         {"temperature": 1.0},
         {"temperature": 0.7, "top_p": 0.9},
@@ -92,6 +115,8 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         {"temperature": 1.2, "top_k": 300},
         {"temperature": 1.0, "min_p": 0.02},
         {"temperature": 3.0, "top_p": 0.99, "logprobs": 3},
+        {"temperature": 1.0, "typical_p": 0.2},
+        {"temperature": 1.0, "typical_p": 0.8, "top_k": 30},
     ]
     alone = [sample(logits[[row]], [choice(seed=row, **p)])[0] for row, p in enumerate(params)]
     assert sample(logits.clone(), [choice(seed=row, **p) for row, p in enumerate(params)]) == alone
@@ -181,6 +206,10 @@ class Only:
             logits[row] = -torch.inf
             logits[row, self._allowed] = keep
 
+    def masses(self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]) -> list[float]:
+        masses: list[float] = logits[list(rows)].softmax(-1)[:, self._allowed].sum(-1).tolist()
+        return masses
+
 
 def guided(**sampling: object) -> Sequence:
     """A choice under a grammar whose allowed mass is always measured."""
@@ -203,10 +232,6 @@ def test_a_grammar_that_allows_only_what_is_bad_wins_in_its_own_row() -> None:
     samples = sample(logits.clone(), sequences, Only(2))
     assert [(s.token_id, s.error) for s in samples] == [(2, None), (3, None)]
     assert sample(logits[:1].clone(), sequences[:1], Only(0, 2))[0].token_id == 0
-
-    def masses(self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]) -> list[float]:
-        masses: list[float] = logits[list(rows)].softmax(-1)[:, self._allowed].sum(-1).tolist()
-        return masses
 
 
 def test_the_allowed_mass_is_the_models_own_probability_of_what_the_mask_allows() -> None:
@@ -237,7 +262,9 @@ def test_only_a_row_whose_choice_is_forbidden_is_masked() -> None:
     assert tokens[2] == likeliest[2, 0]
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"top_p": 0.7}, {"min_p": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 0.7}, {"top_p": 0.7}, {"min_p": 0.2}, {"typical_p": 0.4}], ids=str
+)
 def test_draws_under_a_mask_follow_the_distribution_of_what_it_allows(sampling: dict[str, float]) -> None:
     logits = torch.randn(48, generator=torch.Generator().manual_seed(8)) * 2
     allowed = torch.randperm(48, generator=torch.Generator().manual_seed(9))[:12].tolist()
