@@ -16,6 +16,10 @@ import torch
 _MOST_QUERIES = 16
 """Segments of up to so many tokens attend together, padded to the longest of them."""
 
+_KEY_STEP = 16
+"""Keys are gathered in multiples of so many: oneDNN compiles a kernel for each new shape of a product, which takes
+half a millisecond, and one key more would be a new shape at every step."""
+
 _CALL_COST = 2000
 """One more call costs as much as attending to so many more keys (measured on 2 CPU cores in bfloat16)."""
 
@@ -76,7 +80,8 @@ class Group:
             self._source, self._place = torch.tensor(source, device=device), torch.tensor(place, device=device)
         self._keys: dict[int | None, torch.Tensor] = {}
         self._masks: dict[int | None, torch.Tensor | None] = {}
-        self._biases: dict[int | None, torch.Tensor] = {}
+        self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
+        self._heads: dict[tuple[int | None, int], torch.Tensor] = {}
 
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """``[tokens, …]`` of the flat batch as ``[rows * queries, …]``."""
@@ -96,47 +101,75 @@ class Group:
             first = self._spans[0].slot
             return slab[first : first + self.rows, :, self._first_key(window) : self._longest]
         if window not in self._keys:
-            self._keys[window] = self._find_keys(window, slab.shape[2])
+            self._keys[window] = self._find_keys(window, slab.shape[2], self._longest - self._first_key(window))
         # A token's heads lie together: one row of a matrix.
         tokens = slab.transpose(1, 2).flatten(2).flatten(0, 1)
         kv_heads, head_dim = slab.shape[1], slab.shape[3]
         selected = tokens.index_select(0, self._keys[window])
         return selected.view(self.rows, -1, kv_heads, head_dim).transpose(1, 2)
 
+    def gather(self, slab: torch.Tensor, window: int | None) -> torch.Tensor:
+        """The same with some more keys that no row sees, as a contiguous copy ``[rows * kv_heads, keys, head_dim]``.
+
+        Args:
+            slab: ``[slots, kv_heads, max_len, head_dim]``, laid out as a `KVCache` does.
+            window: how many keys a token sees at most.
+        """
+        _, kv_heads, max_len, head_dim = slab.shape
+        if (window, kv_heads) not in self._heads:
+            first = self._first_key(window)
+            seen = self._longest - first
+            keys = min(seen + -seen % _KEY_STEP, max_len - first)
+            rows = self._find_keys(window, max_len, keys).view(self.rows, 1, -1) * kv_heads
+            rows = rows + torch.arange(kv_heads, device=self._device)[:, None]
+            self._heads[window, kv_heads] = rows.view(-1)
+        heads = slab.transpose(1, 2).view(-1, head_dim)
+        return heads.index_select(0, self._heads[window, kv_heads]).view(self.rows * kv_heads, -1, head_dim)
+
     def mask(self, window: int | None) -> torch.Tensor | None:
         """Which of the keys of `select` each token sees, bool ``[rows, queries, keys]``; None where all see all."""
         if window not in self._masks:
-            self._masks[window] = None if self._shortest == self._longest else self._make_mask(window)
+            everything = self._shortest == self._longest
+            self._masks[window] = None if everything else self._make_mask(window, self._longest)
         return self._masks[window]
 
-    def bias(self, window: int | None) -> torch.Tensor:
-        """The same to be added to scores: float32 0 or -inf, ``[rows, 1, queries, keys]`` or ``[1, 1, 1, 1]``."""
-        if window not in self._biases:
-            mask = self.mask(window)
-            bias = torch.zeros((1, 1) if mask is None else mask.shape[1:], device=self._device)
-            self._biases[window] = bias[None, None] if mask is None else _minus_infinity_outside(mask)
-        return self._biases[window]
+    def bias(self, window: int | None, keys: int) -> torch.Tensor:
+        """The same to be added to scores: float32 0 or -inf, ``[rows, 1, queries, keys]`` or ``[1, 1, 1, 1]``.
+
+        Args:
+            window: how many keys a token sees at most.
+            keys: how many there are: those of `select` or of `gather`.
+        """
+        if (window, keys) not in self._biases:
+            end = self._first_key(window) + keys
+            if self._shortest == end:
+                bias = torch.zeros((1, 1, 1, 1), device=self._device)
+            else:
+                bias = _minus_infinity_outside(self._make_mask(window, end))
+            self._biases[window, keys] = bias
+        return self._biases[window, keys]
 
     def _first_key(self, window: int | None) -> int:
         return 0 if window is None else max(0, self._shortest - window)
 
-    def _positions(self, window: int | None) -> torch.Tensor:
-        return torch.arange(self._first_key(window), self._longest, device=self._device)
+    def _positions(self, window: int | None, end: int) -> torch.Tensor:
+        return torch.arange(self._first_key(window), end, device=self._device)
 
     def _offsets(self, span: Span) -> list[int]:
         """Of the tokens of a row within its span."""
         return [min(offset, span.length - 1) for offset in range(self.queries)]
 
-    def _find_keys(self, window: int | None, max_len: int) -> torch.Tensor:
-        """Rows of a slab's tokens, in the order of `select`; padding repeats a sequence's last key."""
+    def _find_keys(self, window: int | None, max_len: int, keys: int) -> torch.Tensor:
+        """Rows of a slab's tokens, row by row, ``keys`` each; padding repeats a sequence's last key."""
         slots = torch.tensor([span.slot for span in self._spans], device=self._device)[:, None]
         last = torch.tensor([span.end - 1 for span in self._spans], device=self._device)[:, None]
-        return (slots * max_len + torch.minimum(self._positions(window), last)).view(-1)
+        positions = self._positions(window, self._first_key(window) + keys)
+        return (slots * max_len + torch.minimum(positions, last)).view(-1)
 
-    def _make_mask(self, window: int | None) -> torch.Tensor:
+    def _make_mask(self, window: int | None, end: int) -> torch.Tensor:
         ends = [[span.start + offset + 1 for offset in self._offsets(span)] for span in self._spans]
         seen = torch.tensor(ends, device=self._device)[:, :, None]
-        positions = self._positions(window)
+        positions = self._positions(window, end)
         mask = positions < seen
         return mask if window is None else mask & (positions >= seen - window)
 
