@@ -35,10 +35,22 @@ class Bare:
         grammar = self._grammar if constrained else None
         return list(await asyncio.gather(*(self._stream(prompt, sampling, grammar) for prompt in prompts)))
 
-    async def complete(self, prompts: list[list[int]], max_tokens: int) -> list[Stream]:
-        """Answer all prompts at once, greedily, each up to the end of its grammar."""
+    async def complete(self, prompts: list[list[int]], max_tokens: int, *, streams: int) -> list[Stream]:
+        """Answer the prompts greedily, each up to the end of its grammar: in order, the next one as soon as one ends.
+
+        Args:
+            prompts: token ids.
+            max_tokens: of each answer.
+            streams: how many are answered at the same time.
+        """
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
-        return list(await asyncio.gather(*(self._stream(prompt, sampling, self._grammar) for prompt in prompts)))
+        room = asyncio.Semaphore(streams)
+
+        async def answer(prompt: list[int]) -> Stream:
+            async with room:
+                return await self._stream(prompt, sampling, self._grammar)
+
+        return list(await asyncio.gather(*map(answer, prompts)))
 
     async def answer(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
         """Greedy answers up to the model's own end, as token ids with the end token."""

@@ -1,9 +1,14 @@
 """`python -m benchmarks.forced`: what forced tokens save on a form with long names, on the bare executor.
 
-Each question is answered with forced tokens and without, alternately, to the end of the form. Besides the times it
-counts how many answers have the same text and the same tokens either way: all in float32; in half precision one token
-in a pass rounds otherwise than several, and near ties fall otherwise. It also counts the answers that have the tokens
-which the model's own tokenizer makes of their text, and of the others those that depart from them at a forced token.
+Rounds of documents are written with forced tokens and without, alternately, each to the end of the form. A new
+document begins as soon as one ends, so the number of streams is constant, and time is taken only while it is: from when
+as many documents have ended as there are streams, to the first end that no new document follows. Wall time per document
+is that time by the documents that ended in it: how a batch fills at first and drains at last is in neither side's.
+
+Besides the times it counts how many answers have the same text and the same tokens either way: all in float32; in half
+precision one token in a pass rounds otherwise than several, and near ties fall otherwise. It also counts the answers
+that have the tokens which the model's own tokenizer makes of their text, and of the others those that depart from them
+at a forced token.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import argparse
 import asyncio
 import statistics
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -22,6 +28,10 @@ from benchmarks.streams import Stream
 from guidance_core.model_store import resolve
 
 LONGEST_ANSWER = 512
+
+_DOCUMENTS = 16
+_DOCUMENTS_OF_A_STREAM = 4
+"""A round has at least so many documents, and of each stream so many: the first and the last are not timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +76,12 @@ def compare(streams: int, forced: list[list[Stream]], unforced: list[list[Stream
     """What came of the same rounds, each way.
 
     Args:
-        streams: in a round.
-        forced: answers by round.
+        streams: how many at once.
+        forced: answers by round, in the order in which they were begun.
         unforced: the same.
         tokenizer: of the model, with ``encode`` and ``decode`` as transformers have them.
     """
-    times = [[_elapsed(answers) / len(answers) for answers in rounds] for rounds in (forced, unforced)]
+    times = [[_seconds_per_document(answers, streams) for answers in rounds] for rounds in (forced, unforced)]
     pairs = [
         (one, other)
         for answers, others in zip(forced, unforced, strict=True)
@@ -105,12 +115,16 @@ def compare(streams: int, forced: list[list[Stream]], unforced: list[list[Stream
     )
 
 
-def _elapsed(answers: list[Stream]) -> float:
-    return max(stream.arrivals[-1] for stream in answers) - min(stream.started for stream in answers)
+def _seconds_per_document(answers: list[Stream], streams: int) -> float:
+    """Wall time by documents, while there were ``streams`` at once; of at least twice as many answers."""
+    ends = sorted(stream.arrivals[-1] for stream in answers)
+    # The first end that no new document follows: up to it there were as many as ever.
+    last = len(ends) - streams
+    return (ends[last] - ends[streams - 1]) / (last - streams + 1)
 
 
-async def measure(model_name: str, dtype: str, streams: list[int]) -> list[Comparison]:
-    """Ask every question each way, as many at once as ``streams`` says."""
+async def measure(model_name: str, dtype: str, streams: list[int], rounds: int) -> list[Comparison]:
+    """Have the form filled in for every question each way, as many at once as ``streams`` says."""
     model = resolve(model_name)
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     questions = workload.chat_prompts(model.path)
@@ -127,14 +141,14 @@ async def measure(model_name: str, dtype: str, streams: list[int]) -> list[Compa
     ):
         contenders = (with_forced, without)
         for contender in contenders:
-            await contender.complete(questions[:1], LONGEST_ANSWER)  # warms up
+            await contender.complete(questions, LONGEST_ANSWER, streams=max(streams))  # warms up
         for number in streams:
-            rounds: dict[Bare, list[list[Stream]]] = {contender: [] for contender in contenders}
-            for begin in range(0, len(questions), number):
+            asked = list(islice(cycle(questions), max(_DOCUMENTS, _DOCUMENTS_OF_A_STREAM * number)))
+            answers: dict[Bare, list[list[Stream]]] = {contender: [] for contender in contenders}
+            for _ in range(rounds):
                 for contender in contenders:
-                    asked = [questions[index % len(questions)] for index in range(begin, begin + number)]
-                    rounds[contender].append(await contender.complete(asked, LONGEST_ANSWER))
-            comparisons.append(compare(number, rounds[with_forced], rounds[without], tokenizer))
+                    answers[contender].append(await contender.complete(asked, LONGEST_ANSWER, streams=number))
+            comparisons.append(compare(number, answers[with_forced], answers[without], tokenizer))
     return comparisons
 
 
@@ -144,8 +158,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="tag in the Bento model store")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32], help="numbers of simultaneous streams")
+    parser.add_argument("--rounds", type=int, default=2, help="figures are medians over these")
     options = parser.parse_args()
-    for comparison in asyncio.run(measure(options.model, options.dtype, options.streams)):
+    for comparison in asyncio.run(measure(options.model, options.dtype, options.streams, options.rounds)):
         print(comparison.line())
 
 
