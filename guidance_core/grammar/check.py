@@ -152,11 +152,14 @@ def parse(text: str, *, exact: bool = False) -> Any:
     """JSON text as Python values; with ``exact``, numbers with a fraction or an exponent are decimals.
 
     Raises:
-        ValueError: not JSON, or an object that repeats a key.
+        ValueError: not JSON, an object that repeats a key, or a number that no decimal holds.
     """
-    return json.loads(
-        text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=Decimal if exact else None
-    )
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=Decimal if exact else None
+        )
+    except DecimalException as error:
+        raise ValueError("a number has an exponent of too many digits") from error
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,7 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
 from guidance_core.grammar.json_schema import Translation, translations
 from guidance_core.grammar.reasoning import Thoughts, with_thoughts
+from guidance_core.grammar.taking import is_empty
 from guidance_core.grammar.tools import Answer, Function, tools_grammar
 from guidance_core.tool_format import ToolFormat
 
@@ -62,7 +63,10 @@ class Constraint:
                 options = json.loads(self.definition)
                 yield Translation(LLMatcher.grammar_from_regex("|".join(map(_escaped, options))))
             case "regex":
-                yield Translation(LLMatcher.grammar_from_regex(self.definition))
+                source = LLMatcher.grammar_from_regex(self.definition)
+                if is_empty(source):
+                    raise InvalidGrammar("The regular expression matches no text at all.")
+                yield Translation(source)
             case "lark" | "llguidance":
                 yield Translation(self.definition)
             case "reasoning":

@@ -15,6 +15,7 @@ from guidance_core.grammar.rewrites.references import References
 _DRAFTS = {"/draft-04/": 4, "/draft-06/": 6, "/draft-07/": 7, "/2019-09/": 2019}
 _LATEST = 2020
 _INTRODUCED = {
+    "const": 6,
     "contains": 6,
     "propertyNames": 6,
     "if": 7,
@@ -105,7 +106,12 @@ class Document:
     @cached_property
     def prover(self) -> Prover:
         """Of this document."""
-        return Prover(self.resolve, self.may_accept, references_stand_alone=self.references_stand_alone)
+        return Prover(
+            self.resolve,
+            self.may_accept,
+            means_nothing=self.means_nothing,
+            references_stand_alone=self.references_stand_alone,
+        )
 
     @cached_property
     def negation(self) -> Negation:

@@ -57,7 +57,8 @@ EXACT_FORMATS = {
     # RFC 6570: literals and expressions.
     "uri-template": rf"^(?:{_UNRESERVED}|[:/?#@\[\]]|\{{[+#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\}})*$",
     "json-pointer": f"^{_POINTER}$",
-    "relative-json-pointer": f"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",
+    # Python's jsonschema takes no digit after a zero: 100 is refused, and so it is here.
+    "relative-json-pointer": f"^(?:0|[1-9]+0?)(?:#|{_POINTER})$",
     "idn-email": r'^[^\s@"(),:;<>\[\]\\]+@[^\s@"(),:;<>\[\]\\]+$',
 }
 """Format → the pattern, in Rust's syntax, that replaces it."""

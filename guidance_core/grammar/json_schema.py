@@ -20,7 +20,7 @@ from guidance_core.grammar.compatibility import understands
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewriter import Effort, Rewriter
-from guidance_core.grammar.satisfiable import has_finite_instance
+from guidance_core.grammar.satisfiable import endless_reference, has_finite_instance
 
 WHITESPACE = r"[ ]|\n[ ]{0,64}"
 """Between two tokens of JSON: nothing, one space, or one line break with indentation.
@@ -75,6 +75,8 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
     """
     root = json.loads(text)
     _check_depth(root)
+    if '"$ref"' in text and (reference := endless_reference(root)) is not None:
+        refuse("", f"the reference {reference!r} leads back to itself without ever looking inside of a value")
     sources: set[str] = set()
     for effort in Effort:
         # Rewriting works in place; the text is parsed again only where llguidance refused.

@@ -1,10 +1,10 @@
 r"""Regular expressions of JSON schemas, rewritten so that every reading of them agrees.
 
 JSON Schema says ECMA-262; llguidance reads Rust's ``regex`` syntax; clients validate with whatever their language has.
-They differ in what ``\d``, ``\w``, ``\s`` and ``.`` match, in identity escapes, and in what a bracket expression may
-hold (``[a&&b]`` is an intersection in Rust, ``[[:alpha:]]`` a POSIX class). Here ECMA-262 syntax is parsed and written
-as Rust syntax that matches what ECMA-262 *and* Python's ``re`` match (`common_regex`), or what either of them matches
-(`widest_regex`).
+They differ in what ``\d``, ``\w``, ``\s``, ``.`` and ``$`` match, in identity escapes, and in what a bracket expression
+may hold (``[a&&b]`` is an intersection in Rust, ``[[:alpha:]]`` a POSIX class). Here ECMA-262 syntax is parsed and
+written as Rust syntax that matches what ECMA-262 *and* Python's ``re`` match (`common_regex`), or what either of them
+matches (`widest_regex`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,18 @@ def common_regex(pattern: str) -> str:
 
 def widest_regex(pattern: str) -> str:
     """As `common_regex`, but a Rust regex that matches no less than any usual reading of the pattern."""
-    return _Parser(pattern, wide=True).parse()
+    return _Parser(pattern, wide=True, end=r"\x{A}?$").parse()
+
+
+def only_before_newline(pattern: str) -> str | None:
+    """What Python's ``$``, which also matches before a newline at the end, adds to `common_regex`.
+
+    Returns:
+        A Rust regex of texts that end in a newline after the pattern, or None where readings differ in more than ``$``.
+    """
+    if _Parser(pattern, wide=True).parse() != common_regex(pattern):
+        return None
+    return _Parser(pattern, wide=False, end=r"\x{A}$").parse()
 
 
 def without_assertions(pattern: str) -> str:
@@ -62,6 +73,7 @@ class _Parser:
     pattern: str
     wide: bool
     lenient: bool = False
+    end: str = "$"
     position: int = 0
     depth: int = 0
 
@@ -90,7 +102,7 @@ class _Parser:
     def _term(self) -> str:
         character = self._next()
         if character in "^$":
-            atom = character
+            atom = self.end if character == "$" else "^"
         elif character == ".":
             atom = _DOT[self.wide]
         elif character == "(":

@@ -181,11 +181,11 @@ class Rewriter:
             rewrite_not(path, schema, document.negation, ledger)
         rewrite_dependencies(path, schema, ledger)
         if "unevaluatedProperties" in schema:
-            rewrite_unevaluated_properties(path, schema, ledger)
+            rewrite_unevaluated_properties(path, schema, ledger, draft=self._draft)
         if "unevaluatedItems" in schema:
             rewrite_unevaluated_items(path, schema, ledger)
         if "propertyNames" in schema:
-            rewrite_property_names(path, schema, document.prover, ledger, relaxed=self._effort is Effort.MOST)
+            rewrite_property_names(path, schema, document, ledger, relaxed=self._effort is Effort.MOST)
         if "uniqueItems" in schema:
             rewrite_unique_items(path, schema, document.prover, ledger)
         if "contains" in schema:

@@ -1,4 +1,4 @@
-"""Whether a JSON schema has any finite instance, as far as recursion decides it.
+"""What recursion does to a JSON schema: whether it has any finite instance, and whether validating one ends.
 
 llguidance notices contradictions (``minimum`` above ``maximum``) but not a schema that requires itself, whose grammar
 never comes to an end: ``{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}``.
@@ -11,6 +11,8 @@ from typing import Any
 from guidance_core.grammar.keywords import Schema, resolve, subschemas
 
 _MOST_ROUNDS = 64
+_IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
+"""Keywords whose schemas apply to the same value."""
 
 
 def has_finite_instance(root: Schema) -> bool:
@@ -41,6 +43,50 @@ def has_finite_instance(root: Schema) -> bool:
         if id(root) in finite or len(finite) == before:
             return id(root) in finite
     return True
+
+
+def endless_reference(root: Schema) -> str | None:
+    """A reference that leads back to itself without ever looking inside of a value, or None where there is none.
+
+    JSON Schema leaves undefined what such a schema means, and validators never come to an end with it.
+
+    Args:
+        root: as the client wrote it; its keywords may hold anything.
+    """
+    ended: set[str] = set()
+    pending = _references(root)
+    while pending:
+        # Depth first, with the way so far: each reference on it, and where it leads on without leaving the value.
+        way: list[tuple[str, list[str]]] = []
+        upcoming = [pending.pop()]
+        while True:
+            following = upcoming.pop() if upcoming else None
+            if following is None:
+                if not way:
+                    break
+                reference, upcoming = way.pop()
+                ended.add(reference)
+            elif following in {reference for reference, _ in way}:
+                return following
+            elif following not in ended:
+                way.append((following, upcoming))
+                upcoming = _references(resolve(root, following), only_in_place=True)
+    return None
+
+
+def _references(schema: Any, *, only_in_place: bool = False) -> list[str]:
+    found: list[str] = []
+    pending = [schema]
+    while pending:
+        schema = pending.pop()
+        if not isinstance(schema, dict):
+            continue
+        if isinstance(schema.get("$ref"), str):
+            found.append(schema["$ref"])
+        pending.extend(
+            child for place, child in subschemas(schema) if not only_in_place or place.split("/")[0] in _IN_PLACE
+        )
+    return found
 
 
 def _post_order(schema: Any, found: list[Schema], seen: set[int]) -> None:

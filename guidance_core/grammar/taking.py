@@ -53,6 +53,15 @@ def can_begin(source: str, beginnings: Iterable[str]) -> bool:
     return False
 
 
+def is_empty(source: str) -> bool:
+    """Whether llguidance takes a grammar in which there is no text, as far as that shows at the first character."""
+    matcher = LLMatcher(_bytes(), source, log_level=0)
+    if matcher.is_error() or matcher.is_accepting():
+        return False
+    matcher.compute_bitmask()
+    return bool(matcher.is_error())
+
+
 def _problem(source: str) -> str | None:
     _, messages = LLMatcher.validate_grammar_with_warnings(source, _bytes())
     return f"llguidance refuses the grammar: {'; '.join(messages)}" if messages else None

@@ -61,6 +61,12 @@ def test_equal_definitions_are_equal_constraints() -> None:
     assert constraint.json_schema({"type": "null"}) != constraint.llguidance({"grammars": [{"type": "null"}]})
 
 
+def test_a_regular_expression_without_any_match_is_refused() -> None:
+    with pytest.raises(InvalidGrammar, match="matches no text"):
+        list(constraint.regex("x[a&&b]").translations())
+    assert list(constraint.regex("x?[a&&b]*").translations())
+
+
 @pytest.mark.parametrize(
     ("make", "value", "named"),
     [

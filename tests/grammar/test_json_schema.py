@@ -98,6 +98,11 @@ def test_escapes_are_accepted_where_no_key_can_collide(ll_tokenizer: LLTokenizer
         ({"type": "object", "patternProperties": {r"^\w+$": {"type": "integer"}}}, '{"é": "x"}'),
         ({"type": "object", "minProperties": 1}, "{}"),
         ({"const": 0}, "1"),
+        # half of a large multiple is no double
+        ({"type": "number", "multipleOf": 1.5}, "-6658511008011100.5"),
+        ({"type": "number", "multipleOf": 0.5, "maximum": 5e15}, "4503599627370497"),
+        # Python's jsonschema reads digits after a zero as a leading zero
+        ({"type": "string", "format": "relative-json-pointer"}, '"703"'),
     ],
 )
 def test_what_llguidance_alone_would_take_wrongly_is_not_accepted(

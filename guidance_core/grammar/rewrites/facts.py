@@ -61,10 +61,25 @@ class Facts:
 class Prover:
     """Answers questions about the schemas of one document, as the client wrote them."""
 
-    def __init__(self, resolve: Resolve, accepts: Accepts, *, references_stand_alone: bool) -> None:
-        """Keep how to follow references and how to try values."""
+    def __init__(
+        self,
+        resolve: Resolve,
+        accepts: Accepts,
+        *,
+        means_nothing: Callable[[str], bool],
+        references_stand_alone: bool,
+    ) -> None:
+        """Keep how to follow references and how to try values.
+
+        Args:
+            resolve: leads to schemas as the client wrote them.
+            accepts: tries a value.
+            means_nothing: whether the document's draft does not have a keyword.
+            references_stand_alone: keywords beside ``$ref`` mean nothing (up to draft 7).
+        """
         self._resolve = resolve
         self._accepts = accepts
+        self._const = "const" if not means_nothing("const") else None
         self._references_stand_alone = references_stand_alone
         self._steps = 0
 
@@ -152,17 +167,17 @@ class Prover:
                 return False
             if self._references_stand_alone:
                 return True
-        _add_own(facts, schema)
+        _add_own(facts, schema, self._const)
         return all(self._add(facts, part, depth) for part in schema.get("allOf", ()))
 
 
-def _add_own(facts: Facts, schema: Schema) -> None:
+def _add_own(facts: Facts, schema: Schema, const: str | None) -> None:
     types = schema.get("type")
     if types is not None:
         named = {types} if isinstance(types, str) else set(types)
         facts.types &= named | ({"integer"} if "number" in named else set())
-    if "const" in schema or "enum" in schema:
-        values = [schema["const"]] if "const" in schema else schema["enum"]
+    if const in schema or "enum" in schema:
+        values = [schema[const]] if const in schema else schema["enum"]
         if facts.values is None or len(values) < len(facts.values):
             facts.values = list(values)
         kinds = {_JSON_TYPES.get(type(value), "array" if isinstance(value, list) else "object") for value in values}

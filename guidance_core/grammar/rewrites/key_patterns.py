@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from guidance_core.grammar.keywords import Schema
-from guidance_core.grammar.patterns import PatternError, common_regex, widest_regex, without_assertions
+from guidance_core.grammar.patterns import (
+    PatternError,
+    common_regex,
+    only_before_newline,
+    widest_regex,
+    without_assertions,
+)
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.ledger import Ledger
 from guidance_core.grammar.rewrites.schemas import all_of, any_of
@@ -39,12 +45,15 @@ def rewrite_key_patterns(path: str, schema: Schema, ledger: Ledger, *, relaxed: 
             else:
                 uncertain.append(child)
             continue
-        if narrow != wide and additional not in (True, False, {}):
-            ledger.relaxed(path, "patternProperties", f"regex dialects differ in what {pattern!r} matches")
-            chosen = narrow
-        else:
-            chosen = narrow if additional is False else wide
+        chosen = wide if additional in (True, {}) else narrow
         rewritten[chosen] = _both(rewritten.get(chosen), child)
+        if chosen == wide or additional is False:
+            continue
+        disputed = only_before_newline(pattern)
+        if disputed is None:
+            ledger.relaxed(path, "patternProperties", f"regex dialects differ in what {pattern!r} matches")
+        else:
+            rewritten[disputed] = _both(rewritten.get(disputed), all_of(child, additional))
     if uncertain:
         schema["additionalProperties"] = any_of([*uncertain, additional])
     if relaxed and len(rewritten) > 1:

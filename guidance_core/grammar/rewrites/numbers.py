@@ -47,6 +47,8 @@ def _rewrite_step(path: str, schema: Schema, ledger: Ledger) -> list[float]:
             f"{step!r} is not a sum of powers of two, so validators that compute in doubles reject some of its "
             "multiples",
         )
+    elif step % 1 and schema.get("type") != "integer":
+        _keep_exact(schema, step)
     # llguidance 1.9 takes multiples with as many decimals as the step has, or with none: 0.5 is none of 0.25 to it.
     decimals = max(0, -int(Decimal(repr(step)).normalize().as_tuple().exponent))
     units = int(Decimal(repr(step)).scaleb(decimals))
@@ -56,6 +58,17 @@ def _rewrite_step(path: str, schema: Schema, ledger: Ledger) -> list[float]:
         _demand(schema, [{"multipleOf": multiple} for multiple in (step, *shorter)])
         return [step, *shorter]
     return [step]
+
+
+def _keep_exact(schema: Schema, step: float) -> None:
+    """Forbid multiples of a fraction that are too large to be doubles: validators would round them."""
+    largest = 2**53 // step.as_integer_ratio()[1]
+    low = max((schema[keyword] for keyword in ("minimum", "exclusiveMinimum") if keyword in schema), default=-largest)
+    high = min((schema[keyword] for keyword in ("maximum", "exclusiveMaximum") if keyword in schema), default=largest)
+    if low <= -largest:
+        schema["minimum"] = -largest
+    if high >= largest:
+        schema["maximum"] = largest
 
 
 def _rewrite_bounds(path: str, schema: Schema) -> None:

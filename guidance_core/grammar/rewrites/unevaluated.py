@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.rewrites.ledger import Ledger
+from guidance_core.grammar.rewrites.schemas import all_of
 
 _APPLICATORS = frozenset(
     {"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "$ref", "$recursiveRef", "$dynamicRef"}
@@ -24,10 +25,14 @@ def rewrite_unevaluated_items(path: str, schema: Schema, ledger: Ledger) -> None
         ledger.relaxed(path, "unevaluatedItems", "which items are evaluated depends on the answer")
 
 
-def rewrite_unevaluated_properties(path: str, schema: Schema, ledger: Ledger) -> None:
+def rewrite_unevaluated_properties(path: str, schema: Schema, ledger: Ledger, *, draft: int) -> None:
     """Replace ``unevaluatedProperties`` by ``additionalProperties``."""
     rest = schema.pop("unevaluatedProperties")
     if not _has_applicators(schema):
+        additional = schema.get("additionalProperties")
+        if draft == 2019 and isinstance(additional, dict):
+            # To Python's jsonschema these do not evaluate what they describe: both must hold for all to agree.
+            schema["additionalProperties"] = all_of(additional, rest)
         schema.setdefault("additionalProperties", rest)
         ledger.rewrote(path, "unevaluatedProperties", "as 'additionalProperties'")
     else:

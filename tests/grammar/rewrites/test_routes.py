@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from llguidance import LLTokenizer
 
-from tests.grammar.translated import translated
+from guidance_core.grammar.check import readings
+from tests.grammar.translated import grammar_accepts, translated
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "additionalProperties": False}
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node", "properties": {"tag": {"type": "null"}}}}}
@@ -65,6 +67,50 @@ def test_the_rest_is_checked(schema: dict[str, Any], keyword: str) -> None:
     assert translation.route == "checked"
     assert json.loads(str(translation.check)) == schema
     assert any(note.startswith(f"'{keyword}' at #/ is checked on the whole answer") for note in translation.notes)
+
+
+@pytest.mark.parametrize(
+    ("schema", "texts"),
+    [
+        # What forbids every key forbids declared ones too.
+        ({"type": "object", "properties": {"a": {}}, "propertyNames": False}, ['{"a": 1}', '{"b": 1}']),
+        ({"patternProperties": {"^a": {}}, "maxProperties": 3, "propertyNames": {"type": "null"}}, ['{"a": 1}']),
+        # A declared key that only some readings of a pattern match.
+        (
+            {"properties": {"é": {}}, "propertyNames": {"pattern": r"^\W$"}, "additionalProperties": False},
+            ['{"é": 1}'],
+        ),
+        ({"propertyNames": {"enum": ["é", "-"], "pattern": r"^\W$"}}, ['{"é": 1}']),
+        # To Python's jsonschema, 'additionalProperties' of 2019-09 evaluate nothing.
+        (
+            {"$schema": "https://json-schema.org/draft/2019-09/schema", "unevaluatedProperties": False}
+            | {"additionalProperties": {"type": "integer"}, "properties": {"a": {}}},
+            ['{"b": 1}'],
+        ),
+        # To Python, $ also matches before a newline at the end.
+        ({"patternProperties": {r"^\S+$": {"type": "integer"}}}, [r'{"a\n": {}}']),
+        (
+            {"patternProperties": {"^[a-z]+$": {"type": "integer"}}, "additionalProperties": {"type": "null"}},
+            [r'{"a\n": null}', r'{"a\n": 1}'],
+        ),
+        ({"patternProperties": {"^a$": True}, "additionalProperties": False}, [r'{"a\n": 1}']),
+    ],
+    ids=json.dumps,
+)
+def test_every_reading_is_kept(ll_tokenizer: LLTokenizer, schema: dict[str, Any], texts: list[str]) -> None:
+    translation = translated(schema)
+    for text in texts:
+        assert not all(reading.problem(reading.parse(text)) is None for reading in readings(json.dumps(schema)))
+        assert not grammar_accepts(ll_tokenizer, translation, text)
+    assert grammar_accepts(ll_tokenizer, translation, "{}")
+
+
+def test_draft_4_does_not_know_const() -> None:
+    draft = {"$schema": "http://json-schema.org/draft-04/schema#"}
+    for schema in ({"not": {"const": 1}}, {"oneOf": [{"const": 1}, {"const": 2}]}):
+        assert translated(schema).route == "rewritten"
+        with pytest.raises(AssertionError, match="Unsatisfiable"):
+            translated(draft | schema)
 
 
 def test_a_reference_into_what_was_rewritten_still_leads_there() -> None:
