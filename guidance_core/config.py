@@ -261,6 +261,11 @@ class GuidanceSettings(_Section):
     step_lexer_fuel: int | None = Field(None, ge=1, description="llguidance: lexer fuel for one mask.")
     step_max_items: int | None = Field(None, ge=1, description="llguidance: Earley items for one mask.")
     max_lexer_states: int | None = Field(None, ge=1, description="llguidance: most lexer states.")
+    masks_ahead: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Fill masks behind the forward pass: auto does so on a GPU, and on a CPU where torch.num_threads "
+        "leaves a core idle. Where it does not, a mask is only filled for a token that its grammar forbids.",
+    )
     max_grammar_size: int | None = Field(None, ge=1, description="llguidance: most symbols in a grammar.")
     max_items_in_row: int | None = Field(None, ge=1, description="llguidance: most Earley items in a row.")
 

@@ -63,7 +63,12 @@ CHECK_ATTEMPTS = Histogram(
     buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32),
 )  # fmt: skip
 
-_COUNTERS = frozenset({"steps", "prompt_tokens", "cached_tokens", "sampled_tokens", "forced_tokens", "restarts"})
+_COUNTERS = frozenset(
+    {
+        *("steps", "prompt_tokens", "cached_tokens", "sampled_tokens", "forced_tokens"),
+        *("grammar_hits", "grammar_misses", "grammar_evictions", "restarts"),
+    }
+)
 _STATES = ("starting", "ready", "restarting", "failed", "stopped")
 
 

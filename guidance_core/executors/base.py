@@ -52,6 +52,9 @@ class ExecutorStats:
         kv_capacity: most tokens it can hold.
         steps: forward passes.
         prompt_tokens, cached_tokens, sampled_tokens, forced_tokens: totals.
+        grammar_hits: matchers of grammars that had been compiled for an earlier one, here or in the executor's process.
+        grammar_misses: grammars compiled for their first matcher, or anew for one after very many.
+        grammar_evictions: grammars dropped to make room: many of them, and `guidance.cache_size` is small.
         restarts: times the executor's process was started again after a crash.
     """
 
@@ -65,6 +68,9 @@ class ExecutorStats:
     cached_tokens: int = 0
     sampled_tokens: int = 0
     forced_tokens: int = 0
+    grammar_hits: int = 0
+    grammar_misses: int = 0
+    grammar_evictions: int = 0
     restarts: int = 0
 
 

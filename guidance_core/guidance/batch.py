@@ -9,23 +9,21 @@ vocabulary.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from os import cpu_count
 
 import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar, InvalidRequest, Unsupported
+from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
-from guidance_core.grammar.limits import parser_limits
-from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended
-from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.grammar.standing import has_ended
+from guidance_core.guidance.cores import available_cores
 from guidance_core.guidance.ending import Ending
+from guidance_core.guidance.prototypes import Prototype, Prototypes
 from guidance_core.guidance.shortest import Way, shortest_answer
 from guidance_core.guidance.vocabulary import Vocabulary
 from kernels.allowed_mass import allowed_masses
@@ -35,6 +33,8 @@ _PARALLEL_COMMIT = 64
 """From so many tokens on, matchers consume them in parallel: one takes 1 µs, waking llguidance's threads takes 50 µs
 where cores are idle, and up to 2 ms where a forward pass has just left its own threads spinning on them."""
 
+_PARALLEL_MASKS = 16
+"""From so many masks on that nothing hides, llguidance's threads fill them: as commits, but one takes some 10 µs."""
 
 _PLAIN = frozenset({"json_schema", "json_object", "regex", "choice"})
 """Kinds of grammars whose matchers judge a token as their masks do. Others may count tokens (``max_tokens``).
@@ -76,13 +76,9 @@ class Commit:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class _Prototype:
-    """A matcher at the grammar's start, perhaps still being compiled, to be copied for each sequence."""
-
-    matcher: Future[LLMatcher]
-    shortest: Future[Way | None] | None = None
-    copies: int = 0
+_GOING_ON = Commit()
+_ACCEPTING = Commit(accepting=True)
+"""What nearly all commits are: making one takes as long as asking the matcher."""
 
 
 class GuidanceBatch:
@@ -90,6 +86,9 @@ class GuidanceBatch:
 
     All methods are called from one thread, the one that runs the model; masks are filled in a worker thread and in
     llguidance's own pool, neither of which ever calls torch.
+
+    Attributes:
+        prototypes: the compiled grammars.
     """
 
     def __init__(
@@ -113,22 +112,21 @@ class GuidanceBatch:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._settings = settings
-        self._limits = parser_limits(settings)
         self._eos = end_tokens(tokenizer)
-        self._executor = LLExecutor(num_threads=settings.threads or min(8, cpu_count() or 1))
+        self._executor = LLExecutor(num_threads=settings.threads or min(8, available_cores()))
         self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
-        self._compile_worker = deep_stack_pool(1, "guidance-compile")
         words = -(-tokenizer.vocab_size // 32)
         pinned = torch.device(device).type == "cuda"
         self._bitmask = torch.zeros((max_rows, words), dtype=torch.int32, pin_memory=pinned)
-        self._prototypes: OrderedDict[str, _Prototype] = OrderedDict()
+        self._words = self._bitmask.numpy()
+        self._mask_address, self._mask_bytes = self._bitmask.data_ptr(), words * 4
+        self.prototypes = Prototypes(tokenizer, settings, thread_name="guidance-compile")
         self._matchers: dict[int, LLMatcher] = {}
         self._vocabulary = Vocabulary(tokenizer, vocab_size)
         self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
-        # A CPU's forward pass leaves no core idle, so nothing is hidden behind it: masks are filled where asked for.
-        self._ahead = torch.device(device).type != "cpu"
+        self._ahead = _fills_ahead(settings, torch.device(device))
         self._filled: set[int] = set()
         self._seconds = 0.0
         self._judged_alone: set[int] = set()
@@ -142,7 +140,7 @@ class GuidanceBatch:
         An engine calls this for requests that wait for a slot: compiling takes a millisecond or so as a rule, but up
         to a second for the largest grammars, during which no other sequence should stand still.
         """
-        prototype = self._prototype(grammar)
+        prototype = self.prototypes.get(grammar)
         return prototype.matcher.done() and (not complete or self._shortest(prototype, grammar).done())
 
     def add(self, sequence_id: int, grammar: Grammar) -> None:
@@ -151,12 +149,7 @@ class GuidanceBatch:
         Raises:
             InvalidGrammar: llguidance does not take the grammar.
         """
-        prototype = self._prototype(grammar)
-        matcher = prototype.matcher.result()
-        if matcher.is_error():
-            raise InvalidGrammar(matcher.get_error())
-        prototype.copies += 1
-        self._matchers[sequence_id] = matcher.deep_copy()
+        self._matchers[sequence_id] = self.prototypes.copy(grammar)
         if grammar.kind in _PLAIN and self._settings.forced_tokens:
             self._judged_alone.add(sequence_id)
 
@@ -177,7 +170,7 @@ class GuidanceBatch:
             InvalidRequest: no answer that is known fits.
             Unsupported: no answer was found at all.
         """
-        way = self._shortest(self._prototype(grammar), grammar).result()
+        way = self._shortest(self.prototypes.get(grammar), grammar).result()
         if way is None:
             raise Unsupported(
                 "This grammar's answers cannot be promised to be complete: no complete answer was found to begin with. "
@@ -214,10 +207,10 @@ class GuidanceBatch:
 
     def start(self, sequence_id: int) -> Commit:
         """Where a new sequence stands before anything is sampled, with what the grammar forces at once."""
-        return self._standing(sequence_id, self._consume_forced(sequence_id))
+        return self._standing(sequence_id, may_force=True)
 
     def begin(self, rows: Sequence[tuple[int, int]]) -> None:
-        """Start filling masks behind the forward pass; on a CPU, they are filled where they are asked for.
+        """Start filling masks behind the forward pass, or note for whom they may be asked for (`ahead`).
 
         Args:
             rows: (row of the logits, sequence id) for each sequence whose next token is sampled in this step.
@@ -341,69 +334,50 @@ class GuidanceBatch:
             if sequence_id in self._endings and token not in self._eos:
                 self._endings[sequence_id].commit()
         return {
-            sequence_id: self._standing(sequence_id, () if token in self._eos else self._consume_forced(sequence_id))
-            for sequence_id, token in sampled
+            sequence_id: self._standing(sequence_id, may_force=token not in self._eos) for sequence_id, token in sampled
         }
 
     def close(self) -> None:
         """Stop the worker threads."""
         self._mask_worker.shutdown(wait=True, cancel_futures=True)
-        self._compile_worker.shutdown(wait=True, cancel_futures=True)
+        self.prototypes.close(wait=True)
 
-    def _prototype(self, grammar: Grammar) -> _Prototype:
-        prototype = self._prototypes.get(grammar.key)
-        if prototype is None or prototype.copies >= MATCHERS_PER_LEXER:
-            shortest = None if prototype is None else prototype.shortest
-            prototype = _Prototype(self._compile_worker.submit(self._compile, grammar.source), shortest)
-            self._prototypes[grammar.key] = prototype
-        self._prototypes.move_to_end(grammar.key)
-        while len(self._prototypes) > max(1, self._settings.cache_size):
-            self._prototypes.popitem(last=False)
-        return prototype
-
-    def _shortest(self, prototype: _Prototype, grammar: Grammar) -> Future[Way | None]:
+    def _shortest(self, prototype: Prototype, grammar: Grammar) -> Future[Way | None]:
         if prototype.shortest is None:
             # In the thread that compiles, which by then has the matcher.
-            prototype.shortest = self._compile_worker.submit(
+            prototype.shortest = self.prototypes.submit(
                 lambda: shortest_answer(prototype.matcher.result(), grammar, self._vocabulary)
             )
         return prototype.shortest
 
-    def _standing(self, sequence_id: int, forced: tuple[int, ...]) -> Commit:
+    def _standing(self, sequence_id: int, *, may_force: bool) -> Commit:
         matcher = self._matchers[sequence_id]
-        error = self._error(sequence_id)
-        if error is not None:
-            return Commit(error=error)
-        stopped = matcher.is_stopped()
-        return Commit(forced, stopped=stopped, accepting=stopped or matcher.is_accepting())
+        forced: tuple[int, ...] = ()
+        if may_force and self._settings.forced_tokens and not matcher.is_stopped():
+            forced = self._consume_forced(matcher, self._endings.get(sequence_id))
+        if matcher.is_stopped():
+            error = _error(matcher)
+            return Commit(forced, stopped=True, accepting=True) if error is None else Commit(error=error)
+        accepting = matcher.is_accepting()
+        if forced:
+            return Commit(forced, accepting=accepting)
+        return _ACCEPTING if accepting else _GOING_ON
 
-    def _consume_forced(self, sequence_id: int) -> tuple[int, ...]:
-        matcher, ending = self._matchers[sequence_id], self._endings.get(sequence_id)
-        if not self._settings.forced_tokens or matcher.is_stopped():
-            return ()
+    def _consume_forced(self, matcher: LLMatcher, ending: Ending | None) -> tuple[int, ...]:
         forced = matcher.compute_ff_tokens()
+        if not forced:
+            return ()
         # An end token is the engine's to sample; a token wider than the logits cannot be fed to the model.
         usable = next((i for i, t in enumerate(forced) if t in self._eos or t >= self._vocab_size), len(forced))
         if not usable or (ending is not None and not ending.take_forced(forced[:usable])):
             return ()
         return tuple(forced[: matcher.try_consume_tokens(forced[:usable])])
 
-    def _error(self, sequence_id: int) -> str | None:
-        matcher = self._matchers[sequence_id]
-        if matcher.is_error():
-            return matcher.get_error().removesuffix("<non-verbose/>").strip()
-        if matcher.is_stopped() and not has_ended(matcher):
-            return f"llguidance gave up: {matcher.stop_reason()}"
-        return None
-
     def _settle(self) -> None:
         """Wait for masks that nobody applied: matchers must not be touched while they are filled."""
         if self._filling is not None:
             self._filling.result()
             self._filling = None
-
-    def _compile(self, source: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
 
     def _wait_for_filling(self) -> None:
         if self._filling is not None:
@@ -415,7 +389,7 @@ class GuidanceBatch:
 
     def _note(self, times: GuidanceRowTimes) -> None:
         for _, sequence_id in self._rows:
-            error = self._error(sequence_id)
+            error = _error(self._matchers[sequence_id])
             self._times[sequence_id] = times if error is None else replace(times, error=error)
 
     def _masks(self, chosen: Sequence[int]) -> torch.Tensor:
@@ -445,21 +419,25 @@ class GuidanceBatch:
         return token < self._tokenizer.vocab_size and matcher.validate_tokens([token]) == 1
 
     def _is_set(self, index: int, token: int) -> bool:
-        words = self._bitmask.numpy()
-        return token >> 5 < words.shape[1] and bool(words[index, token >> 5] >> (token & 31) & 1)
+        word = token >> 5
+        return word < self._words.shape[1] and bool(self._words[index, word] >> (token & 31) & 1)
 
     def _fill(self, chosen: Sequence[int]) -> float:
         start = time.perf_counter()
-        rows, words = self._bitmask.shape
         matchers = [(self._matchers[self._rows[index][1]], index) for index in chosen]
-        self._executor.unsafe_compute_mask_ptr(matchers, self._bitmask.data_ptr(), words * 4, rows)
+        if len(matchers) >= _PARALLEL_MASKS or (self._ahead and len(matchers) > 1):
+            rows = self._words.shape[0]
+            self._executor.unsafe_compute_mask_ptr(matchers, self._mask_address, self._mask_bytes, rows)
+        else:
+            for matcher, index in matchers:
+                matcher.unsafe_compute_mask_ptr(self._mask_address + index * self._mask_bytes, self._mask_bytes)
         if self._endings:
             self._narrow(chosen)
         return time.perf_counter() - start
 
     def _narrow(self, chosen: Sequence[int]) -> None:
         """Leave in the masks of sequences that have no token to spare only what leads to an end."""
-        masks = self._bitmask.numpy()
+        masks = self._words
         for index in chosen:
             ending = self._endings.get(self._rows[index][1])
             allowed = None if ending is None else ending.narrow()
@@ -468,3 +446,19 @@ class GuidanceBatch:
                 bits = masks[index].view("uint32")
                 for token in allowed:
                     bits[token >> 5] |= 1 << (token & 31)
+
+
+def _fills_ahead(settings: GuidanceSettings, device: torch.device) -> bool:
+    """Whether masks are filled behind the forward pass: where that leaves a core idle, it hides them."""
+    if settings.masks_ahead != "auto":
+        return settings.masks_ahead == "always"
+    return device.type != "cpu" or torch.get_num_threads() < available_cores()
+
+
+def _error(matcher: LLMatcher) -> str | None:
+    """Why a sequence failed."""
+    if not matcher.is_stopped():  # as a failed matcher is
+        return None
+    if matcher.is_error():
+        return matcher.get_error().removesuffix("<non-verbose/>").strip()
+    return None if has_ended(matcher) else f"llguidance gave up: {matcher.stop_reason()}"

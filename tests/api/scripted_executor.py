@@ -75,7 +75,7 @@ class ScriptedExecutor(Executor):
         return self.state
 
     def stats(self) -> ExecutorStats:
-        return ExecutorStats(running=len(self.running), slots=8, steps=41)
+        return ExecutorStats(running=len(self.running), slots=8, steps=41, grammar_misses=2)
 
 
 def answer(*token_ids: int, finish_reason: FinishReason = "stop", stop_token_id: int | None = 2) -> Script:

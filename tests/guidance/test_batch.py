@@ -267,6 +267,32 @@ def test_a_limit_that_is_hit_is_an_error_and_no_stop(
     assert batch.commit([(1, letter)])[1].stopped
 
 
+@pytest.mark.parametrize(
+    ("masks_ahead", "torch_threads", "ahead"),
+    [("always", 2, True), ("never", 1, False), ("auto", 1, True), ("auto", 2, False), ("auto", 3, False)],
+)
+def test_masks_are_filled_behind_the_forward_pass_where_it_leaves_a_core_idle(
+    make_batch: MakeBatch,
+    grammar: Callable[[Constraint], Grammar],
+    monkeypatch: pytest.MonkeyPatch,
+    masks_ahead: str,
+    torch_threads: int,
+    ahead: bool,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {4, 7}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torch_threads)
+    batch = make_batch(masks_ahead=masks_ahead)
+    batch.add(0, grammar(constraint.regex("[a-z]")))
+    batch.add(1, grammar(constraint.regex("[0-9]")))
+    batch.begin([(0, 0), (1, 1)])
+    deadline = time.monotonic() + 10
+    while ahead and not batch._words[:2].any(axis=1).all():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert batch._words.any() == ahead
+    batch.wait()
+
+
 def test_masks_that_nobody_applied_do_not_disturb_the_next_step(
     make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
 ) -> None:
@@ -309,7 +335,7 @@ def test_kept_grammars_are_bounded_and_copies_are_independent(
     batch = make_batch(cache_size=cache_size)
     for sequence_id, letter in enumerate("abcdefabcdef"):
         batch.add(sequence_id, grammar(constraint.regex(letter + "[a-z]")))
-    assert len(batch._prototypes) <= max(1, cache_size)
+    assert len(batch.prototypes) <= max(1, cache_size)
     (a,) = ll_tokenizer.tokenize_str("a")
     assert not batch.commit([(0, a)])[0].error
     assert batch.commit([(6, a)])[6].error is None
@@ -324,7 +350,7 @@ def test_a_lexer_is_renewed_before_long_use_fills_it(
     prototypes = set()
     for sequence_id in range(600):
         batch.add(sequence_id, what)
-        prototypes.add(id(batch._prototypes[what.key]))
+        prototypes.add(id(batch.prototypes.get(what)))
         batch.remove(sequence_id)
     assert len(prototypes) >= 2
 
@@ -345,7 +371,8 @@ def test_a_token_that_is_asked_for_is_allowed_where_the_mask_allows_it(seed: int
     draw = random.Random(seed)
     judged = random_constraint(draw)
     compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
-    guidance = GuidanceSettings(threads=1, forced_tokens=draw.random() < 0.5)
+    ahead = draw.choice(["always", "never"])
+    guidance = GuidanceSettings(threads=1, forced_tokens=draw.random() < 0.5, masks_ahead=ahead)
     grammar = asyncio.run(compiler.compile(judged.constraint)).grammar
     compiler.close()
     size = ll_tokenizer.vocab_size

@@ -152,6 +152,7 @@ class Engine:
 
     def stats(self) -> ExecutorStats:
         """A snapshot; ``restarts`` is the parent's to know."""
+        grammars = None if self._guidance is None else self._guidance.prototypes
         return ExecutorStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + sum(r.sampling.n for _, r in self._compiling),
@@ -163,6 +164,9 @@ class Engine:
             cached_tokens=self._cached_tokens,
             sampled_tokens=self._sampled_tokens,
             forced_tokens=self._forced_tokens,
+            grammar_hits=0 if grammars is None else grammars.hits,
+            grammar_misses=0 if grammars is None else grammars.misses,
+            grammar_evictions=0 if grammars is None else grammars.evictions,
         )
 
     def _admit_compiled(self) -> None:

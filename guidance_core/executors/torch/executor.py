@@ -357,5 +357,8 @@ def _add(earlier: ExecutorStats, now: ExecutorStats, restarts: int) -> ExecutorS
         cached_tokens=earlier.cached_tokens + now.cached_tokens,
         sampled_tokens=earlier.sampled_tokens + now.sampled_tokens,
         forced_tokens=earlier.forced_tokens + now.forced_tokens,
+        grammar_hits=earlier.grammar_hits + now.grammar_hits,
+        grammar_misses=earlier.grammar_misses + now.grammar_misses,
+        grammar_evictions=earlier.grammar_evictions + now.grammar_evictions,
         restarts=restarts,
     )

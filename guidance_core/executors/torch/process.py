@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[3]
 """The folder that has the ``guidance_core`` package in it."""
 
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
 """glibc's allocator gives memory back by default when a tensor of some megabytes is freed, only to ask for it again,
 page by page, in the next step: sampling for 32 sequences takes four times as long then."""
 
@@ -62,7 +62,7 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
-                env={**_MALLOC, **os.environ, "PYTHONPATH": path},
+                env={**MALLOC, **os.environ, "PYTHONPATH": path},
             )
         self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)

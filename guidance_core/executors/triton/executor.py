@@ -189,7 +189,14 @@ class TritonExecutor(Executor):
 
     def stats(self) -> ExecutorStats:
         """See `Executor.stats`."""
-        return replace(self._stats, waiting=max(0, self._open_choices - self._stats.running))
+        grammars = None if self._proofs is None else self._proofs.prototypes
+        return replace(
+            self._stats,
+            waiting=max(0, self._open_choices - self._stats.running),
+            grammar_hits=0 if grammars is None else grammars.hits,
+            grammar_misses=0 if grammars is None else grammars.misses,
+            grammar_evictions=0 if grammars is None else grammars.evictions,
+        )
 
     def _unavailable(self) -> ExecutorUnavailable:
         return ExecutorUnavailable(

@@ -5,27 +5,15 @@ Each answer under a grammar goes through a matcher of ours as it streams. What d
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import GenerationFailed, InvalidGrammar
+from guidance_core.errors import GenerationFailed
 from guidance_core.generation import Grammar
-from guidance_core.grammar.limits import parser_limits
-from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended, may_end
-from guidance_core.grammar.threads import deep_stack_pool
-
-
-@dataclass(slots=True)
-class _Prototype:
-    """A matcher at the grammar's start, perhaps still being compiled, to be copied for each answer."""
-
-    matcher: asyncio.Future[LLMatcher]
-    copies: int = 0
+from guidance_core.grammar.standing import has_ended, may_end
+from guidance_core.guidance.prototypes import Prototypes
 
 
 class Proof:
@@ -75,15 +63,16 @@ class Proof:
 
 
 class Proofs:
-    """Makes the proofs of all requests; a grammar that comes again is compiled once."""
+    """Makes the proofs of all requests; a grammar that comes again is compiled once.
+
+    Attributes:
+        prototypes: of the proofs' matchers.
+    """
 
     def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings) -> None:
         """Start the thread that compiles."""
         self._tokenizer = tokenizer
-        self._settings = settings
-        self._limits = parser_limits(settings)
-        self._thread = deep_stack_pool(1, "triton-proofs")
-        self._prototypes: OrderedDict[str, _Prototype] = OrderedDict()
+        self.prototypes = Prototypes(tokenizer, settings, thread_name="triton-proofs")
 
     async def start(self, grammar: Grammar) -> Proof:
         """A proof at the grammar's beginning.
@@ -91,26 +80,11 @@ class Proofs:
         Raises:
             InvalidGrammar: llguidance does not take the grammar.
         """
-        prototype = self._prototypes.get(grammar.key)
-        if prototype is None or prototype.matcher.cancelled() or prototype.copies >= MATCHERS_PER_LEXER:
-            compiling = asyncio.get_running_loop().run_in_executor(self._thread, self._compile, grammar.source)
-            prototype = self._prototypes[grammar.key] = _Prototype(compiling)
-        prototype.copies += 1
-        self._prototypes.move_to_end(grammar.key)
-        while len(self._prototypes) > max(1, self._settings.cache_size):
-            self._prototypes.popitem(last=False)
-        # Shielded: a client that goes away must not cancel what another one waits for.
-        matcher = await asyncio.shield(prototype.matcher)
-        if matcher.is_error():
-            raise InvalidGrammar(matcher.get_error())
-        return Proof(matcher.deep_copy(), self._tokenizer)
+        return Proof(await self.prototypes.copy_when_compiled(grammar), self._tokenizer)
 
     def close(self) -> None:
         """Stop the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _compile(self, source: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+        self.prototypes.close(wait=False)
 
 
 def deviation(what: str) -> GenerationFailed:

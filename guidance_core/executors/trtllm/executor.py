@@ -225,6 +225,7 @@ class TrtllmExecutor(Executor):
         running = min(len(self._flights), slots)
         cache = self._iteration.get("kvCacheStats") or {}
         block = cache.get("tokensPerBlock", 0)
+        grammars = None if self._loaded is None or self._loaded.proofs is None else self._loaded.proofs.prototypes
         return ExecutorStats(
             running=running,
             waiting=len(self._flights) - running + self._compiling,
@@ -235,6 +236,9 @@ class TrtllmExecutor(Executor):
             prompt_tokens=self._counts.prompt_tokens,
             cached_tokens=self._counts.cached_tokens,
             sampled_tokens=self._counts.sampled_tokens,
+            grammar_hits=0 if grammars is None else grammars.hits,
+            grammar_misses=0 if grammars is None else grammars.misses,
+            grammar_evictions=0 if grammars is None else grammars.evictions,
         )
 
     @property

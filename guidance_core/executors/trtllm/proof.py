@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
-from concurrent.futures import Future
-
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import GenerationFailed, InvalidGrammar
+from guidance_core.errors import GenerationFailed
 from guidance_core.generation import Grammar
-from guidance_core.grammar.limits import parser_limits
-from guidance_core.grammar.standing import MATCHERS_PER_LEXER, has_ended, may_end
-from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.grammar.standing import has_ended, may_end
+from guidance_core.guidance.prototypes import Prototypes
 
 
 class Proofs:
     """Makes a `Proof` for each constrained choice.
+
+    Attributes:
+        prototypes: of the proofs' matchers.
 
     Args:
         tokenizer: of the model.
@@ -25,11 +23,7 @@ class Proofs:
     """
 
     def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings) -> None:
-        self._tokenizer = tokenizer
-        self._settings = settings
-        self._limits = parser_limits(settings)
-        self._threads = deep_stack_pool(1, "trtllm-proofs")
-        self._prototypes: OrderedDict[str, tuple[Future[LLMatcher], int]] = OrderedDict()
+        self.prototypes = Prototypes(tokenizer, settings, thread_name="trtllm-proofs")
 
     async def begin(self, grammar: Grammar) -> Proof:
         """A proof of nothing so far; compiles the grammar where it is not known.
@@ -37,25 +31,11 @@ class Proofs:
         Raises:
             InvalidGrammar: llguidance does not take it.
         """
-        compiled, copies = self._prototypes.get(grammar.key, (None, 0))
-        if compiled is None or copies >= MATCHERS_PER_LEXER:
-            compiled, copies = self._threads.submit(self._compile, grammar.source), 0
-        self._prototypes[grammar.key] = compiled, copies + 1
-        self._prototypes.move_to_end(grammar.key)
-        while len(self._prototypes) > max(1, self._settings.cache_size):
-            self._prototypes.popitem(last=False)
-        # Shielded: a client that goes away must not cancel what another one waits for.
-        matcher = await asyncio.shield(asyncio.wrap_future(compiled))
-        if matcher.is_error():
-            raise InvalidGrammar(matcher.get_error())
-        return Proof(matcher.deep_copy())
+        return Proof(await self.prototypes.copy_when_compiled(grammar))
 
     def close(self) -> None:
         """Stop the thread."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _compile(self, source: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+        self.prototypes.close(wait=False)
 
 
 class Proof:

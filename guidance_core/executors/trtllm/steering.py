@@ -74,8 +74,11 @@ class Steering:
             load_ll_tokenizer(setup.model_path, setup.vocab_size, setup.eos_token_ids),
             vocab_size=setup.vocab_size,
             max_rows=setup.max_rows,
-            # The engine takes one token a step: what a grammar forces is sampled like all others.
-            settings=setup.guidance.model_copy(update={"forced_tokens": False}),
+            # The engine takes one token a step: what a grammar forces is sampled like all others. On a CPU each mask
+            # is asked for as soon as it is begun.
+            settings=setup.guidance.model_copy(
+                update={"forced_tokens": False, **({"masks_ahead": "never"} if device.type == "cpu" else {})}
+            ),
             device=device,
         )
         self._choices: dict[int, _Choice] = {}

@@ -227,6 +227,7 @@ async def test_metrics_count_requests_by_route_and_show_the_executors_state(
     assert "nobody" not in text
     assert 'guided_executor_state{state="ready"} 1.0' in text
     assert "guided_executor_slots 8.0" in text
+    assert "guided_executor_grammar_misses_total 2.0" in text
     assert "guided_time_to_first_token_seconds_bucket" in text
     assert 'guided_grammar_compile_seconds_count{kind="regex"}' in text
 
