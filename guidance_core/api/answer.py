@@ -13,9 +13,11 @@ from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.merging import Merged
 from guidance_core.api.resampling import CheckBudget, resampled
 from guidance_core.api.served_model import LoadedModel
+from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import AnswerRejected
 from guidance_core.generation import GenerationRequest, Grammar
-from guidance_core.output import ChoiceOutput, TextDelta
+from guidance_core.output import ChoiceOutput, PromptToken, TextDelta
+from guidance_core.output.prompt_logprobs import prompt_tokens
 
 _PLAIN = TextOptions()
 _ONE_ATTEMPT = CheckBudget()
@@ -65,6 +67,7 @@ class Answer:
         )
         self._first = Attempt(model, request, text, choices=range(n))
         self._latest = [self._first] * n
+        self._scored_prompt: list[PromptToken] | None = None
 
     @property
     def held(self) -> bool:
@@ -85,6 +88,21 @@ class Answer:
     def completion_tokens(self) -> int:
         """Tokens answered so far, all choices together, without `discarded_tokens`."""
         return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
+
+    async def scored_prompt(self) -> list[PromptToken]:
+        """The prompt's tokens with their log-probabilities, once the first piece has come.
+
+        Empty where the request does not ask for them.
+        """
+        logprobs = self._first.prompt_logprobs
+        if logprobs is None:
+            return []
+        if self._scored_prompt is None:
+            # Two characters, about, for the text of each token.
+            characters = 2 * len(logprobs) * (1 + (self._request.sampling.prompt_logprobs or 0))
+            ids, detokenizer = self._request.prompt_ids, self._model.detokenizer
+            self._scored_prompt = await off_the_loop(characters, lambda: prompt_tokens(ids, logprobs, detokenizer))
+        return self._scored_prompt
 
     @property
     def reasoning_tokens(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from guidance_core import telemetry
 from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.served_model import LoadedModel
-from guidance_core.generation import GenerationRequest, TokenDelta
+from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
 from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
 from guidance_core.output.reasoning import ReasoningParser
 from guidance_core.reasoning import ReasoningMarkers
@@ -53,6 +53,8 @@ class Attempt:
         outputs: by choice of the answer.
         guidance: by choice of the answer; only its forced tokens if the request does not ask for ``measure_mass``.
         cached_tokens: prompt tokens out of the prefix cache, once the first piece has come.
+        prompt_logprobs: of the prompt's tokens after the first, where the request asks for them, once the first piece
+            has come.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Attempt:
         }
         self.guidance = {choice: ChoiceGuidance() for choice in choices}
         self.cached_tokens = 0
+        self.prompt_logprobs: tuple[TokenLogprob, ...] | None = None
         self._executor = model.executor
         self._request = request
         self._choices = choices
@@ -98,7 +101,7 @@ class Attempt:
         telemetry.PROMPT_TOKENS.inc(len(request.prompt_ids))
         try:
             async with aclosing(self._executor.generate(request)) as deltas:
-                async for delta in _timed(deltas):
+                async for delta in self._after_prompt(_timed(deltas)):
                     choice = self._choices[delta.index]
                     output = self.outputs[choice]
                     if output.finish_reason is not None:
@@ -116,6 +119,19 @@ class Attempt:
                             break
         finally:
             telemetry.COMPLETION_TOKENS.inc(sum(output.completion_tokens for output in self.outputs.values()))
+
+    async def _after_prompt(self, deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+        """The same deltas, but none before the prompt's log-probabilities are known, if they are asked for."""
+        awaited = self._request.sampling.prompt_logprobs is not None
+        held: list[TokenDelta] = []
+        async for delta in deltas:
+            held.append(delta)
+            if delta.prompt_logprobs is not None:
+                self.prompt_logprobs = delta.prompt_logprobs
+            if self.prompt_logprobs is not None or not awaited:
+                for each in held:
+                    yield each
+                held.clear()
 
     def _count(self, choice: int, delta: TokenDelta) -> None:
         if delta.cached_tokens is not None and not self.cached_tokens:

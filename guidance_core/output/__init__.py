@@ -7,11 +7,13 @@ that turns its `TokenDelta`s into `TextDelta`s.
 from guidance_core.output.choice import ChoiceOutput, TextDelta
 from guidance_core.output.detokenizer import Detokenizer
 from guidance_core.output.logprobs import TokenText, TokenTextLogprob
+from guidance_core.output.prompt_logprobs import PromptToken
 from guidance_core.output.stop_strings import StopMatcher, StopStrings
 
 __all__ = [
     "ChoiceOutput",
     "Detokenizer",
+    "PromptToken",
     "StopMatcher",
     "StopStrings",
     "TextDelta",

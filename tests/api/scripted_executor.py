@@ -88,6 +88,7 @@ def answer(*token_ids: int, finish_reason: FinishReason = "stop", stop_token_id:
                 token_ids=(token_id,),
                 logprobs=_logprobs(request, token_id),
                 cached_tokens=3 if i == 0 else None,
+                prompt_logprobs=prompt_logprobs(request) if i == index == 0 else None,
             )
             for i, token_id in enumerate(token_ids)
         ]
@@ -95,6 +96,18 @@ def answer(*token_ids: int, finish_reason: FinishReason = "stop", stop_token_id:
         return [*deltas, TokenDelta(index=index, finish_reason=finish_reason, stop_token_id=end)]
 
     return script
+
+
+def prompt_logprobs(request: GenerationRequest) -> tuple[TokenLogprob, ...] | None:
+    """Of the i-th token -i, and its likeliest rivals are the tokens after it by id."""
+    k = request.sampling.prompt_logprobs
+    if k is None:
+        return None
+    rivals = range(1, k + 1)
+    return tuple(
+        TokenLogprob(token_id, -float(i), tuple((token_id + j, -i + 0.5 / j) for j in rivals), rank=k + 1)
+        for i, token_id in enumerate(request.prompt_ids[1:], start=1)
+    )
 
 
 def _logprobs(request: GenerationRequest, token_id: int) -> tuple[TokenLogprob, ...] | None:

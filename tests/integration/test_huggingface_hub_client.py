@@ -62,5 +62,5 @@ def test_a_chat_is_answered_under_the_same_address(server: Server) -> None:
 
 
 def test_the_client_raises_its_own_errors(client: InferenceClient) -> None:
-    with pytest.raises(ValidationError, match="typical_p"):
-        client.text_generation(PROMPT, typical_p=0.5)
+    with pytest.raises(ValidationError, match="watermark"):
+        client.text_generation(PROMPT, watermark=True)

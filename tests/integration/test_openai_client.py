@@ -52,6 +52,30 @@ def test_a_stream_is_the_same_answer_in_pieces(openai: OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens if whole.usage else False
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_continuation_is_scored_as_lm_evaluation_harness_asks_for_it(openai: OpenAI, max_tokens: int) -> None:
+    """Greedily answered, it is at each place the likeliest token, with the probability that answering it had."""
+    prompt = "The capital of France is"
+    told = openai.completions.create(model=MODEL, prompt=prompt, max_tokens=4, temperature=0, logprobs=1).choices[0]
+    assert told.logprobs is not None
+    scored = openai.completions.create(
+        model=MODEL, prompt=[prompt + told.text, "Paris"], max_tokens=max_tokens, temperature=0, logprobs=1, echo=True
+    )
+    [whole, short] = [choice.logprobs for choice in scored.choices]
+    assert whole is not None
+    assert short is not None
+    assert None not in (whole.tokens, whole.token_logprobs, whole.top_logprobs)
+    start = len(whole.tokens or []) - max_tokens - 4
+    continuation = slice(start, start + 4)
+    assert (whole.tokens or [])[continuation] == told.logprobs.tokens
+    assert (whole.token_logprobs or [])[continuation] == pytest.approx(told.logprobs.token_logprobs, abs=0.2)
+    for logprob, top in zip(
+        (whole.token_logprobs or [])[continuation], (whole.top_logprobs or [])[continuation], strict=True
+    ):
+        assert logprob == max(top.values())
+    assert (short.token_logprobs or [])[0] is None
+
+
 def test_a_system_prompt_that_comes_again_is_cached(openai: OpenAI) -> None:
     messages: list[ChatCompletionMessageParam] = [
         {"role": "system", "content": "You answer like a pirate. " * 10},

@@ -100,11 +100,18 @@ def test_the_end_token_has_its_own_logprob(client: Client) -> None:
     assert end.logprob < 0
 
 
+def test_the_prompts_tokens_have_logprobs(client: Client) -> None:
+    details = client.generate(PROMPT, decoder_input_details=True, max_new_tokens=1).details
+    assert details is not None
+    assert "".join(token.text for token in details.prefill) == PROMPT
+    first, *others = [token.logprob for token in details.prefill]
+    assert first is None
+    assert all(logprob is not None and logprob < 0 for logprob in others)
+
+
 def test_the_client_raises_its_own_errors(client: Client) -> None:
     with pytest.raises(ValidationError, match="watermark"):
         client.generate(PROMPT, watermark=True)
-    with pytest.raises(ValidationError, match="decoder_input_details"):
-        client.generate(PROMPT, decoder_input_details=True)
     with pytest.raises(ValidationError, match="grammar is not valid"):
         list(client.generate_stream(PROMPT, grammar=Grammar(type=GrammarType.Regex, value="(")))
 

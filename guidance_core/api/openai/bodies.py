@@ -129,6 +129,12 @@ class GenerationBody(ConstraintFields, RequestBody):
     min_p: float = Field(
         0.0, ge=0, le=1, description="Sample from tokens with at least this share of the likeliest one's probability."
     )
+    typical_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Sample from the tokens whose surprise is nearest to the expected one, until they have this share.",
+    )
     repetition_penalty: float = Field(1.0, gt=0, le=1000, description="Above 1, tokens seen before become less likely.")
     min_tokens: int = Field(0, ge=0, description="The answer ends before only where its constraint must.")
     stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
@@ -145,6 +151,13 @@ class GenerationBody(ConstraintFields, RequestBody):
     skip_special_tokens: bool = Field(True, description="Special tokens have no text.")
     include_stop_str_in_output: bool = Field(
         False, description="A stop string that ended the answer is part of it, except under a constraint."
+    )
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Answer log-probabilities of the prompt's tokens, with those of this many likely tokens at each "
+        "place, as vLLM writes them; not with `stream`.",
     )
     include_guidance: bool = Field(
         False,
@@ -288,11 +301,15 @@ class CompletionBody(GenerationBody):
             }
         ),
     ] = Field(description="What to continue: text or token ids, or a list of prompts.")
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice; 16 if not given.")
+    max_tokens: int | None = Field(
+        None, ge=0, description="Most tokens to answer per choice; 16 if not given. 0 is for who asks about the prompt."
+    )
     logprobs: int | None = Field(
         None, ge=0, le=MAX_TOP_LOGPROBS, description="Answer log-probabilities, with those of this many likely tokens."
     )
-    echo: bool = Field(False, description="Answer the prompt, too, before its continuation; not with `logprobs`.")
+    echo: bool = Field(
+        False, description="Answer the prompt, too, before its continuation; with `logprobs`, those of its tokens, too."
+    )
     add_special_tokens: bool = Field(
         True, description="A prompt of text begins with what the tokenizer adds by itself, such as BOS."
     )

@@ -17,7 +17,7 @@ from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.chat_run import prepare
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
-from guidance_core.api.openai.logprobs import logprobs_object
+from guidance_core.api.openai.logprobs import logprobs_object, prompt_logprobs
 from guidance_core.api.openai.message import MessageReader, joined_message
 from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.usage import usage_of
@@ -35,7 +35,7 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     """
     run = await prepare(served, body)
     usage = partial(usage_of, [run.answer], run.compilation, with_guidance=body.include_guidance)
-    head = {
+    head: dict[str, Any] = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
         "created": int(time.time()),
@@ -54,6 +54,8 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
         comments_every = served.settings.guidance.held_stream_comments if run.answer.held else None
         return event_stream(events, choices=body.n, comments_every=comments_every)
     choices = await _choices(body, run.answer, run.readers, log)
+    if body.prompt_logprobs is not None:
+        head["prompt_logprobs"] = prompt_logprobs(await run.answer.scored_prompt(), body.prompt_logprobs)
     return JSONResponse({**head, "choices": choices, "usage": usage()})
 
 

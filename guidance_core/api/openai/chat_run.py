@@ -88,6 +88,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
         max_tokens=max_tokens,
         default_max_tokens=remaining,
         logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
         grammar=None if compilation is None else compilation.grammar,
         lora=lora,
     )

@@ -16,8 +16,10 @@ from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.adapters import adapter_of
 from guidance_core.api.openai.bodies import CompletionBody
+from guidance_core.api.openai.completion_logprobs import Echo, logprobs_object
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
+from guidance_core.api.openai.logprobs import prompt_logprobs
 from guidance_core.api.openai.requests import (
     check_budget,
     compilation_of,
@@ -32,7 +34,7 @@ from guidance_core.api.streaming import started
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar, LoraAdapter
-from guidance_core.output import TextDelta, TokenTextLogprob
+from guidance_core.output import TextDelta
 from guidance_core.prompt.infill import find_infill_tokens, infill_prompt
 
 _DEFAULT_MAX_TOKENS = 16
@@ -83,7 +85,8 @@ async def _answer(
     prompt_ids = truncated(model, body, await off_the_loop(len(prompt), lambda: _prompt_ids(model, body, prompt)))
     if not prompt_ids:
         raise InvalidRequest("'prompt' is empty: give it at least one token.", param="prompt")
-    remaining = remaining_context(model, len(prompt_ids), param="prompt")
+    remaining = 0 if body.max_tokens == 0 else remaining_context(model, len(prompt_ids), param="prompt")
+    about_prompt = [k for k in (body.prompt_logprobs, body.logprobs if body.echo else None) if k is not None]
     if _best_of(body) > body.n:
         body = body.model_copy(update={"n": _best_of(body), "logprobs": body.logprobs or 0})
     request = generation_request(
@@ -94,6 +97,7 @@ async def _answer(
         max_tokens=body.max_tokens,
         default_max_tokens=min(_DEFAULT_MAX_TOKENS, remaining),
         logprobs=body.logprobs,
+        prompt_logprobs=max(about_prompt, default=None),
         grammar=grammar,
         lora=lora,
     )
@@ -119,11 +123,11 @@ def _check(body: CompletionBody, max_choices: int) -> None:
         raise InvalidRequest(f"'best_of' is {best_of}, less than 'n' ({body.n}).", param="best_of")
     if body.stream and best_of > body.n:
         raise InvalidRequest("'best_of' is only known at the end: leave out 'stream'.", param="best_of")
-    if body.echo and body.logprobs is not None:
-        raise Unsupported(
-            "'echo' with 'logprobs' would need the log-probabilities of the prompt, which are not computed: leave one "
-            "of them out.",
-            param="echo",
+    if body.suffix and body.echo and body.logprobs is not None:
+        raise InvalidRequest(
+            "With 'suffix' the prompt's tokens are not those of the text that 'echo' gives: leave out 'logprobs', or "
+            "use 'prompt_logprobs'.",
+            param="logprobs",
         )
     if body.suffix and not all(isinstance(prompt, str) for prompt in body.prompt):
         raise InvalidRequest("'suffix' needs a prompt of text, not of token ids.", param="suffix")
@@ -147,14 +151,6 @@ def _prompt_ids(model: LoadedModel, body: CompletionBody, prompt: str | list[int
     return infill_prompt(model.prompts, tokens, prompt, body.suffix, context=context)
 
 
-def _echo(model: LoadedModel, body: CompletionBody, number: int) -> str:
-    """What comes before the text of a choice."""
-    if not body.echo:
-        return ""
-    prompt = body.prompt[number // body.n]
-    return prompt if isinstance(prompt, str) else model.detokenizer.decode(prompt)
-
-
 async def _events(
     model: LoadedModel,
     writer: ChunkWriter,
@@ -165,12 +161,13 @@ async def _events(
     pieces: AsyncGenerator[tuple[Answer, Piece], None],
 ) -> AsyncGenerator[bytes, None]:
     first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
-    begun: set[int] = set()
+    echoes: dict[int, Echo] = {}
     async with aclosing(pieces):
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
-            echo = "" if number in begun else _echo(model, body, number)
-            begun.add(number)
+            if (echo := echoes.get(number)) is None:
+                echo = await _echo(model, body, answer, number)
+                echoes[number] = echo.behind()
             yield writer.chunk(_choice(body, number, [piece], await log.lines(number, piece), echo))
     if writer.include_usage:
         yield writer.usage(usage())
@@ -194,10 +191,24 @@ async def _choices(
         for first in first_index.values()
         for number in _likeliest(range(first, first + generated), received, body.n)
     ]
-    return [
-        _choice(body, index, received[number], logs[number], _echo(model, body, index))
-        for index, number in enumerate(kept)
-    ]
+    choices = []
+    for index, number in enumerate(kept):
+        answer = answers[index // body.n]
+        echo = await _echo(model, body, answer, index)
+        choice = _choice(body, index, received[number], logs[number], echo)
+        if body.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(await answer.scored_prompt(), body.prompt_logprobs)
+        choices.append(choice)
+    return choices
+
+
+async def _echo(model: LoadedModel, body: CompletionBody, answer: Answer, number: int) -> Echo:
+    """What comes before the text of a choice."""
+    if not body.echo:
+        return Echo()
+    prompt = body.prompt[number // body.n]
+    text = prompt if isinstance(prompt, str) else model.detokenizer.decode(prompt, skip_special_tokens=False)
+    return Echo(text, await answer.scored_prompt() if body.logprobs is not None else ())
 
 
 def _likeliest(numbers: Sequence[int], received: Sequence[Sequence[TextDelta]], count: int) -> list[int]:
@@ -212,33 +223,15 @@ def _likeliest(numbers: Sequence[int], received: Sequence[Sequence[TextDelta]], 
     return sorted(numbers, key=mean, reverse=True)[:count]
 
 
-def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str, echo: str) -> dict[str, Any]:
+def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str, echo: Echo) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
-        logprobs = _logprobs_object([entry for piece in pieces for entry in piece.logprobs or ()])
+        entries = [entry for piece in pieces for entry in piece.logprobs or ()]
+        logprobs = logprobs_object(entries, echo, top=body.logprobs)
     return {
         "index": index,
-        "text": echo + "".join(piece.text for piece in pieces),
+        "text": echo.text + "".join(piece.text for piece in pieces),
         "logprobs": logprobs,
         "finish_reason": pieces[-1].finish_reason,
         **({"llg_logs": logs} if logs else {}),
     }
-
-
-def _logprobs_object(entries: Sequence[TokenTextLogprob]) -> dict[str, Any]:
-    """Parallel lists; offsets are in characters of the choice's own text."""
-    return {
-        "tokens": [entry.token for entry in entries],
-        "token_logprobs": [_finite(entry.logprob) for entry in entries],
-        "top_logprobs": [
-            # The answered token is always among them, as in OpenAI's answers.
-            {**{top.token: _finite(top.logprob) for top in entry.top}, entry.token: _finite(entry.logprob)}
-            for entry in entries
-        ],
-        "text_offset": [entry.text_offset for entry in entries],
-    }
-
-
-def _finite(logprob: float) -> float:
-    # JSON has no infinity; OpenAI writes -9999 for a token that is as good as impossible.
-    return max(logprob, -9999.0)

@@ -54,6 +54,7 @@ def generation_request(
     max_tokens: int | None,
     default_max_tokens: int,
     logprobs: int | None,
+    prompt_logprobs: int | None,
     grammar: Grammar | None,
     lora: LoraAdapter | None,
 ) -> GenerationRequest:
@@ -80,6 +81,10 @@ def generation_request(
             param="include_guidance",
         )
     return GenerationRequest(
+    if body.prompt_logprobs is not None and body.stream:
+        raise InvalidRequest(
+            "'prompt_logprobs' have no place in a stream: leave out 'stream'.", param="prompt_logprobs"
+        )
         request_id=uuid.uuid4().hex,
         prompt_ids=prompt_ids,
         sampling=SamplingParams(
@@ -91,6 +96,7 @@ def generation_request(
             top_p=max(body.top_p, SMALLEST_TOP_P),
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
+            typical_p=body.typical_p,
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             logit_bias=_logit_bias(body, model.executor.limits().vocab_size),
@@ -98,6 +104,7 @@ def generation_request(
             # A log of the grammar needs the tokens, which come with their logprobs.
             logprobs=0 if logprobs is None and logged_grammar(body, grammar) is not None else logprobs,
             stop_token_ids=tuple(body.stop_token_ids or ()),
+            prompt_logprobs=prompt_logprobs,
             ignore_eos=body.ignore_eos,
             bad_token_ids=bad_token_ids(model.prompts, body.bad_words or (), param="bad_words"),
         ),

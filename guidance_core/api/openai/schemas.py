@@ -103,6 +103,7 @@ class ChatCompletion(bentoml.IODescriptor):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="Only where they are asked for.")
 
 
 class CompletionChoice(BaseModel):
@@ -112,6 +113,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: dict[str, Any] | None
     finish_reason: Literal["stop", "length"]
+    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="Only where they are asked for.")
 
 
 class Completion(bentoml.IODescriptor):

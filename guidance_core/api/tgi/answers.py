@@ -13,7 +13,7 @@ from guidance_core.api.answer import merged
 from guidance_core.api.attempt import Piece
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tgi.requests import Seeded
-from guidance_core.output import ChoiceOutput, TextDelta, TokenText, TokenTextLogprob
+from guidance_core.output import ChoiceOutput, PromptToken, TextDelta, TokenText, TokenTextLogprob
 
 # ASCII only: clients exist that end a line at U+2028, where SSE does not.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -118,8 +118,7 @@ class TokenWriter:
         return {
             "id": entry.token_id,
             "text": text,
-            # JSON has no infinity.
-            "logprob": max(entry.logprob, -9999.0),
+            "logprob": _finite(entry.logprob),
             "special": entry.token_id in self._special_ids,
         }
 
@@ -194,16 +193,33 @@ class Whole:
         known = [token["logprob"] for token in self.tokens if token["logprob"] is not None]
         return sum(known) / len(known) if known else -math.inf
 
-    def details(self) -> dict[str, Any]:
-        """The details object."""
+    def details(self, prefill: Sequence[Token]) -> dict[str, Any]:
+        """The details object; ``prefill`` are the prompt's tokens, where they were asked for."""
         return {
             "finish_reason": finish_reason(self.output),
             "generated_tokens": self.output.completion_tokens,
             "seed": self.seeded.seed,
-            "prefill": [],
+            "prefill": prefill,
             "tokens": self.tokens,
             **({"top_tokens": self.top_tokens} if self.top_tokens else {}),
         }
+
+
+def prefill_tokens(tokens: Sequence[PromptToken]) -> list[Token]:
+    """A prompt's tokens as the details have them; the first one has no logprob."""
+    return [
+        {
+            "id": token.token_id,
+            "text": token.token,
+            "logprob": None if token.scored is None else _finite(token.scored.logprob),
+        }
+        for token in tokens
+    ]
+
+
+def _finite(logprob: float) -> float:
+    # JSON has no infinity.
+    return max(logprob, -9999.0)
 
 
 async def wholes(answers: Sequence[Seeded], model: LoadedModel, *, with_tokens: bool) -> list[Whole]:

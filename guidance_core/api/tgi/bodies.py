@@ -63,7 +63,9 @@ class GenerateParameters(BaseModel):
     top_p: float | None = Field(
         None, gt=0, lt=1, description="Sample from the likeliest tokens that have this share together."
     )
-    typical_p: float | None = Field(None, gt=0, le=1, description="Only 1, which asks for nothing, is supported.")
+    typical_p: float | None = Field(
+        None, gt=0, le=1, description="Sample from the tokens whose surprise is nearest to the expected one."
+    )
     repetition_penalty: float | None = Field(None, gt=0, description="Above 1, tokens seen before become less likely.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=2**64, description="The same seed gives the same answer.")
@@ -77,7 +79,9 @@ class GenerateParameters(BaseModel):
     return_full_text: bool | None = Field(None, description="Answer the prompt, too, before the answer.")
     details: bool = Field(False, description="Answer the tokens, too, and why the answer ended.")
     top_n_tokens: int | None = Field(None, ge=0, description="With the details: so many of the likeliest tokens.")
-    decoder_input_details: bool = Field(False, description="Not supported: the prompt's logprobs are not computed.")
+    decoder_input_details: bool = Field(
+        False, description="The details, and in them the prompt's tokens with their logprobs; not in a stream."
+    )
     watermark: bool = Field(False, description="Not supported.")
     adapter_id: str | None = Field(None, description="Name of the adapter (LoRA) to answer with.")
 

@@ -11,11 +11,11 @@ from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.events import event_stream
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
-from guidance_core.api.tgi.answers import TokenWriter, Whole, event, stream_events, wholes
+from guidance_core.api.tgi.answers import TokenWriter, Whole, event, prefill_tokens, stream_events, wholes
 from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
 from guidance_core.api.tgi.messages import MessagesBody, chat
-from guidance_core.api.tgi.requests import seeded_answers
+from guidance_core.api.tgi.requests import seeded_answers, with_details
 from guidance_core.errors import ExecutorUnavailable
 from guidance_core.output.stop_strings import MAX_STOP_STRINGS
 
@@ -41,17 +41,19 @@ async def generate_stream(served: ServedModel, request: Request) -> Response:
 
 async def _generated(served: ServedModel, body: GenerateBody) -> dict[str, Any]:
     answers = await seeded_answers(served, body, stream=False)
-    with_tokens = body.parameters.details or len(answers) > 1
+    detailed = with_details(body.parameters)
+    with_tokens = detailed or len(answers) > 1
     finished = await wholes(answers, served.get(), with_tokens=with_tokens)
     best, *others = sorted(finished, key=Whole.mean_logprob, reverse=True)
     prompt = _full_text_prompt(body)
     generated = {"generated_text": prompt + best.output.text}
-    if not body.parameters.details:
+    if not detailed:
         return generated
-    details = best.details()
+    prefill = prefill_tokens(await answers[0].answer.scored_prompt())
+    details = best.details(prefill)
     if others:
         details["best_of_sequences"] = [
-            {"generated_text": prompt + other.output.text, **other.details()} for other in others
+            {"generated_text": prompt + other.output.text, **other.details(prefill)} for other in others
         ]
     return {**generated, "details": details}
 

@@ -65,9 +65,10 @@ async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: boo
             temperature=(parameters.temperature or 1.0) if sampled else 0.0,
             top_k=parameters.top_k or 0,
             top_p=parameters.top_p or 1.0,
+            typical_p=parameters.typical_p or 1.0,
             repetition_penalty=parameters.repetition_penalty or 1.0,
             frequency_penalty=parameters.frequency_penalty or 0.0,
-            logprobs=(parameters.top_n_tokens or 0) if stream or parameters.details or best_of > 1 else None,
+            logprobs=(parameters.top_n_tokens or 0) if stream or with_details(parameters) or best_of > 1 else None,
         ),
         grammar=grammar,
         stop=tuple(parameters.stop),
@@ -80,9 +81,17 @@ async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: boo
         seed = parameters.seed
         if seed is None:
             seed = secrets.randbits(63)
-        one = replace(request, request_id=f"{request.request_id}-{i}", sampling=replace(request.sampling, seed=seed))
+        # All of them have one prompt: it is enough to ask the first one about it.
+        about_prompt = 0 if parameters.decoder_input_details and i == 0 else None
+        sampling = replace(request.sampling, seed=seed, prompt_logprobs=about_prompt)
+        one = replace(request, request_id=f"{request.request_id}-{i}", sampling=sampling)
         answers.append(Seeded(Answer(model, one, text, budget), seed if sampled else None))
     return answers
+
+
+def with_details(parameters: GenerateParameters) -> bool:
+    """Whether the answer has details."""
+    return parameters.details or parameters.decoder_input_details
 
 
 def _is_sampled(parameters: GenerateParameters) -> bool:
@@ -92,6 +101,7 @@ def _is_sampled(parameters: GenerateParameters) -> bool:
         or parameters.temperature not in (None, 1.0)
         or parameters.top_k is not None
         or parameters.top_p is not None
+        or parameters.typical_p not in (None, 1.0)
     )
 
 
@@ -108,6 +118,8 @@ def _check(parameters: GenerateParameters, *, max_best_of: int, sampled: bool, s
         refuse("best_of", "> 1 needs sampling: set `do_sample`")
     if best_of > 1 and parameters.seed is not None:
         refuse("seed", "must not be set when `best_of` > 1")
+    if parameters.decoder_input_details and stream:
+        refuse("decoder_input_details", "== true is not supported when streaming tokens")
     if (parameters.top_n_tokens or 0) > MAX_LOGPROBS:
         refuse("top_n_tokens", f"must be >= 0 and <= {MAX_LOGPROBS}. Given: {parameters.top_n_tokens}")
     if parameters.watermark:
@@ -115,17 +127,6 @@ def _check(parameters: GenerateParameters, *, max_best_of: int, sampled: bool, s
             "`watermark` is not supported: a watermark shifts probabilities between tokens, and under a grammar there "
             "is often only one token to choose. Leave it out.",
             param="parameters.watermark",
-        )
-    if parameters.decoder_input_details:
-        raise Unsupported(
-            "`decoder_input_details` is not supported: the logprobs of the prompt's tokens are not computed. Leave it "
-            "out; `details` has those of the answer.",
-            param="parameters.decoder_input_details",
-        )
-    if parameters.typical_p not in (None, 1.0):
-        raise Unsupported(
-            "`typical_p` is not supported, except 1, which keeps all tokens: use `top_p` instead.",
-            param="parameters.typical_p",
         )
 
 

@@ -164,12 +164,14 @@ async def test_every_sampling_field_reaches_the_executor(client: httpx.AsyncClie
         "seed": 42,
         "top_k": 40,
         "min_p": 0.05,
+        "typical_p": 0.7,
         "repetition_penalty": 1.1,
         "min_tokens": 3,
         "stop_token_ids": [5],
         "ignore_eos": True,
         "logprobs": True,
         "top_logprobs": 4,
+        "prompt_logprobs": 5,
     }
     await client.post("/v1/chat/completions", json={**ASK, **fields})
 
@@ -178,7 +180,8 @@ async def test_every_sampling_field_reaches_the_executor(client: httpx.AsyncClie
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.9, 40, 0.05)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0.1, 0.2, 1.1)
     assert (sampling.logit_bias, sampling.seed, sampling.stop_token_ids) == ({17: -100}, 42, (5,))
-    assert (sampling.ignore_eos, sampling.logprobs) == (True, 4)
+    assert (sampling.ignore_eos, sampling.logprobs, sampling.prompt_logprobs) == (True, 4, 5)
+    assert sampling.typical_p == 0.7
     assert executor.requests[0].stop == ("a", "b")
 
 
@@ -270,3 +273,17 @@ async def test_text_with_line_separators_survives_clients_that_split_lines_there
 
     chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line and "DONE" not in line]
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == text
+
+
+async def test_the_conversations_tokens_have_logprobs_in_vllms_shape(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, hello: str
+) -> None:
+    body = (await client.post("/v1/chat/completions", json={**ASK, "prompt_logprobs": 0})).json()
+    prompt_ids = executor.requests[0].prompt_ids
+    first, *others = body["prompt_logprobs"]
+    assert first is None
+    assert [list(entry) for entry in others] == [[str(token_id)] for token_id in prompt_ids[1:]]
+    assert [entry[str(token_id)]["logprob"] for entry, token_id in zip(others, prompt_ids[1:], strict=True)] == [
+        -float(i) for i in range(1, len(prompt_ids))
+    ]
+    assert "prompt_logprobs" not in (await client.post("/v1/chat/completions", json=ASK)).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from guidance_core.api.served_model import LoadedModel
 from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
 from guidance_core.prompt import PromptTokenizer
 from tests.api.conftest import MODEL
-from tests.api.scripted_executor import ScriptedExecutor, answer
+from tests.api.scripted_executor import ScriptedExecutor, answer, prompt_logprobs
 
 ASK: dict[str, Any] = {"model": MODEL, "prompt": "Once"}
 
@@ -99,6 +100,104 @@ async def test_the_prompt_is_echoed(openai: AsyncOpenAI, hello: str, loaded: Loa
     assert "".join([chunk.choices[0].text async for chunk in stream]) == "Twice" + hello
 
 
+@pytest.mark.parametrize("as_ids", [False, True])
+async def test_an_echoed_prompt_has_logprobs_too(
+    openai: AsyncOpenAI, hello: str, loaded: LoadedModel, as_ids: bool
+) -> None:
+    texts = ["Once upon a time é", "The end"]
+    ids = [loaded.prompts.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    completion = await openai.completions.create(model=MODEL, prompt=ids if as_ids else texts, echo=True, logprobs=2)
+    for choice, text, prompt_ids in zip(completion.choices, texts, ids, strict=True):
+        assert choice.text == text + hello
+        logprobs = choice.logprobs
+        assert logprobs is not None
+        size = len(prompt_ids)
+        assert logprobs.token_logprobs == [None, *(-float(i) for i in range(1, size)), *[-0.5] * 5]
+        assert logprobs.tokens is not None
+        assert "".join(logprobs.tokens[:size]) == text
+        assert logprobs.top_logprobs is not None
+        assert logprobs.top_logprobs[0] is None
+        assert [len(top) for top in logprobs.top_logprobs[1:size]] == [3] * (size - 1)
+        assert logprobs.text_offset is not None
+        for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+            assert choice.text[offset:].startswith(token)
+
+
+async def test_a_prompt_is_scored_without_an_answer(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:
+    executor.script = lambda request, index: [
+        TokenDelta(index=index, finish_reason="length", prompt_logprobs=prompt_logprobs(request))
+    ]
+    ids = [504] * 512  # as many as the context holds
+    body = {"model": MODEL, "prompt": [ids, [504, 505]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    completion = (await client.post("/v1/completions", json=body)).json()
+    whole, short = completion["choices"]
+    assert len(whole["logprobs"]["tokens"]) == 512
+    assert short["text"] == "".join(short["logprobs"]["tokens"])
+    assert short["finish_reason"] == "length"
+    assert completion["usage"]["completion_tokens"] == 0
+
+
+async def test_a_streams_first_chunk_has_the_prompts_logprobs_and_later_offsets_go_on(
+    openai: AsyncOpenAI, executor: ScriptedExecutor, hello: str
+) -> None:
+    scripted = executor.script
+
+    def late(request: GenerationRequest, index: int) -> list[TokenDelta | Exception]:
+        """The other choice begins first."""
+        return [*([TokenDelta(index=index)] if index == 0 else []), *scripted(request, index)]
+
+    executor.script = late
+    whole = await openai.completions.create(**ASK, echo=True, logprobs=1, n=2)
+    stream = await openai.completions.create(**ASK, echo=True, logprobs=1, n=2, stream=True)
+    streamed: list[dict[str, list[Any]]] = [{}, {}]
+    async for chunk in stream:
+        [choice] = chunk.choices
+        if choice.logprobs is not None:
+            for name, values in choice.logprobs.model_dump().items():
+                streamed[choice.index].setdefault(name, []).extend(values)
+    assert streamed == [choice.logprobs.model_dump() for choice in whole.choices if choice.logprobs is not None]
+
+
+async def test_tokens_that_a_tokenizer_adds_have_no_place_in_the_echo(
+    client: httpx.AsyncClient, loaded: LoadedModel, executor: ScriptedExecutor, hello: str
+) -> None:
+    tokenizer = Tokenizer.from_str(loaded.prompts.tokenizer.to_str())
+    tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    object.__setattr__(loaded, "prompts", PromptTokenizer(tokenizer, {}))  # frozen for all but this test
+    body = {**ASK, "prompt": "Once upon", "echo": True, "logprobs": 0}
+    [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    assert choice["text"] == "Once upon" + hello
+    assert choice["logprobs"]["tokens"][:3] == ["<|im_start|>", "Once", " upon"]
+    assert choice["logprobs"]["text_offset"][:4] == [0, 0, 4, 9]
+
+
+async def test_prompt_logprobs_have_vllms_shape(client: httpx.AsyncClient, hello: str) -> None:
+    body = {**ASK, "prompt": [504, 600, 700], "prompt_logprobs": 1, "n": 2, "echo": True, "logprobs": 2}
+    choices = (await client.post("/v1/completions", json=body)).json()["choices"]
+    for choice in choices:
+        first, second, third = choice["prompt_logprobs"]
+        assert first is None
+        assert list(second) == ["600", "601"]
+        assert second["600"] == {"logprob": -1.0, "rank": 3, "decoded_token": " comm"}
+        assert second["601"]["logprob"] == -0.5
+        assert second["601"]["rank"] == 1
+        assert list(third) == ["700", "701"]
+
+
+async def test_an_improbable_token_has_a_finite_logprob_and_the_likeliest_of_one_text_is_told(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    broken = [id for id in range(300) if loaded.detokenizer.token_text(id) == "\ufffd"][:2]
+    scored = TokenLogprob(broken[0], -math.inf, ((broken[1], -0.25),), rank=9)
+    executor.script = lambda request, index: [
+        TokenDelta(index=index, finish_reason="length", prompt_logprobs=(scored,))
+    ]
+    body = {**ASK, "prompt": [504, broken[0]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -9999.0]
+    assert choice["logprobs"]["top_logprobs"] == [None, {"\ufffd": -0.25}]
+
+
 async def test_the_likeliest_choices_are_answered(openai: AsyncOpenAI, executor: ScriptedExecutor) -> None:
     def script(request: GenerationRequest, index: int) -> list[TokenDelta]:
         logprob = TokenLogprob(504 + index, [-2.0, -0.5, -9.0, -1.0][index])
@@ -163,7 +262,11 @@ async def test_a_prompt_can_be_cut_to_its_end(client: httpx.AsyncClient, executo
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"best_of": 3, "stream": True}, "best_of"),
         ({"best_of": 1000}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "logprobs": 1, "suffix": "x"}, "logprobs"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"typical_p": 0.0}, "typical_p"),
         ({"suffix": "x", "prompt": [1, 2]}, "suffix"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),

@@ -72,6 +72,33 @@ async def test_the_details_have_exactly_its_shape(client: httpx.AsyncClient, exe
     }
 
 
+async def test_the_prompts_tokens_come_with_their_logprobs_and_the_details(
+    client: httpx.AsyncClient, hello: str, executor: ScriptedExecutor
+) -> None:
+    details = (await client.post("/tgi/generate", json=ask("Once upon", decoder_input_details=True))).json()["details"]
+    assert [token["text"] for token in details["prefill"]] == ["Once", " upon"]
+    assert [token["logprob"] for token in details["prefill"]] == [None, -1.0]
+    assert details["prefill"][0]["id"] == executor.requests[0].prompt_ids[0]
+    assert len(details["tokens"]) == 6
+    options = {"decoder_input_details": True, "best_of": 2, "do_sample": True}
+    best = (await client.post("/tgi/generate", json=ask("Once upon", **options))).json()["details"]
+    [other] = best["best_of_sequences"]
+    assert best["prefill"] == other["prefill"] == details["prefill"]
+    assert [request.sampling.prompt_logprobs for request in executor.requests[1:]] == [0, None]
+
+
+async def test_a_stream_has_no_place_for_the_prompts_tokens(client: httpx.AsyncClient) -> None:
+    response = await client.post("/tgi/generate_stream", json=ask(decoder_input_details=True))
+    assert response.status_code == 422
+    assert "decoder_input_details" in response.json()["error"]
+
+
+async def test_typical_p_samples_by_itself(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:
+    for typical_p, temperature in ((0.5, 1.0), (1.0, 0.0)):
+        await client.post("/tgi/generate", json=ask(typical_p=typical_p))
+        assert executor.requests[-1].sampling.temperature == temperature
+
+
 async def test_top_tokens_lie_beside_the_tokens(client: httpx.AsyncClient, hello: str) -> None:
     details = (await client.post("/tgi/generate", json=ask(details=True, top_n_tokens=2))).json()["details"]
 
@@ -184,7 +211,7 @@ async def test_without_any_parameters_it_samples(client: httpx.AsyncClient, exec
 
 async def test_parameters_reach_the_executor(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:
     parameters = {
-        "do_sample": True, "temperature": 0.7, "top_k": 9, "top_p": 0.9, "typical_p": 1.0, "repetition_penalty": 1.1,
+        "do_sample": True, "temperature": 0.7, "top_k": 9, "top_p": 0.9, "typical_p": 0.8, "repetition_penalty": 1.1,
         "frequency_penalty": 0.2, "seed": 2**64 - 1, "max_new_tokens": 17, "stop": ["\n"], "watermark": False,
         "decoder_input_details": None, "adapter_id": None, "best_of": 1,
     }  # fmt: skip
@@ -193,7 +220,7 @@ async def test_parameters_reach_the_executor(client: httpx.AsyncClient, executor
     assert response.status_code == 200, response.text
     (request,) = executor.requests
     sampling = request.sampling
-    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 9, 0.9)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.typical_p) == (0.7, 9, 0.9, 0.8)
     assert (sampling.repetition_penalty, sampling.frequency_penalty) == (1.1, 0.2)
     assert (sampling.seed, sampling.max_tokens, request.stop) == (2**64 - 1, 17, ("\n",))
 
@@ -250,7 +277,6 @@ async def test_bad_input_is_a_422_that_names_the_field(client: httpx.AsyncClient
         (ask(top_k=0), "top_k"),
         (ask(top_p=1), "top_p"),
         (ask(top_p=0), "top_p"),
-        (ask(typical_p=0.9), "typical_p"),
         (ask(repetition_penalty=0), "repetition_penalty"),
         (ask(frequency_penalty=3), "frequency_penalty"),
         (ask(seed=-1), "seed"),
@@ -270,7 +296,6 @@ async def test_bad_input_is_a_422_that_names_the_field(client: httpx.AsyncClient
         (ask(return_full_text="no"), "return_full_text"),
         (ask(do_sample="yes"), "do_sample"),
         (ask(watermark=True), "watermark"),
-        (ask(decoder_input_details=True), "decoder_input_details"),
         (ask(adapter_id="x"), "adapter_id"),
         (ask(grammar={"type": "lark", "value": "start: /a/"}), "grammar"),
         (ask(grammar={"type": "regex"}), "grammar"),
