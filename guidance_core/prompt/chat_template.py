@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.prompt.messages import Message, normalize_messages
+from guidance_core.prompt.template_variables import check_variables
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 """Template variables that are parameters of their own."""
@@ -72,6 +74,7 @@ class ChatTemplate:
         source: the template's text.
         can_leave_the_answer_out: it can end before the answer's start (``add_generation_prompt``).
         takes_tools: it may have its own words for tools.
+        variables: names that it asks for.
     """
 
     can_leave_the_answer_out = True
@@ -88,10 +91,12 @@ class ChatTemplate:
             ValueError: the template is not valid Jinja.
         """
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"The chat template is not valid Jinja (line {error.lineno}): {error.message}") from error
         self.source = source
+        self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
         self._special_tokens = dict(special_tokens or {})
         self._developer_role = "developer" in source
         self._content_as_parts = not self._shows([{"role": "user", "content": _PROBE}]) and self._shows(
@@ -122,15 +127,11 @@ class ChatTemplate:
 
         Raises:
             InvalidRequest: the messages are malformed, or the template refuses them (in its own words).
-            Unsupported: a content part that is not text.
+            Unsupported: a content part that is not text, or a variable that the template does not ask for.
             ContextLengthExceeded: longer than ``max_chars``.
         """
         variables = variables or {}
-        if clash := RESERVED.intersection(variables):
-            raise InvalidRequest(
-                f"The template variable {min(clash)!r} is set by the request itself: leave it out of the variables.",
-                param="chat_template_kwargs",
-            )
+        check_variables(variables, reserved=RESERVED, read=self.variables)
         chat = normalize_messages(messages, developer_role=self._developer_role)
         if max_chars is not None:
             _check_length(sum(len(message["content"]) for message in chat), max_chars)

@@ -15,6 +15,10 @@ from liquid.exceptions import LiquidError
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.prompt.messages import Message, normalize_messages
+from guidance_core.prompt.template_variables import check_variables
+
+RESERVED = frozenset({"items", "tools", "add_generation_prompt"})
+"""Template variables that a request has fields for."""
 
 _PROBE = "history-probe"
 
@@ -26,6 +30,7 @@ class HistoryTemplate:
         source: the template's text.
         can_leave_the_answer_out: it asks for the variable ``add_generation_prompt``.
         takes_tools: never: tools, calls and results are written into the messages in words.
+        variables: names that it asks for.
     """
 
     takes_tools = False
@@ -48,6 +53,7 @@ class HistoryTemplate:
             probe = self._run([{"role": "user", "content": _PROBE}], {"add_generation_prompt": True})
         except LiquidError as error:
             raise ValueError(f"The history template is not valid Liquid: {error.message}{_line(error)}") from error
+        self.variables = frozenset(self._template.global_variables())
         if _PROBE not in probe:
             raise ValueError(
                 "The history template does not write the messages: it must go through `items` and write each one's "
@@ -75,9 +81,10 @@ class HistoryTemplate:
 
         Raises:
             InvalidRequest: the messages are malformed, or the template cannot render them.
-            Unsupported: a content part that is not text.
+            Unsupported: a content part that is not text, or a variable that the template does not ask for.
             ContextLengthExceeded: longer than ``max_chars``.
         """
+        check_variables(variables or {}, reserved=RESERVED, read=self.variables)
         chat = normalize_messages(messages, developer_role=False)
         given = {**(variables or {}), "tools": tools, "add_generation_prompt": add_generation_prompt}
         try:

@@ -70,7 +70,7 @@ class ToolUse:
                 "its tokenizer.json."
             )
         self._prompts = prompts
-        self._template_shows_schemas = template is not None and "json_schema" in template.source
+        self._template_shows_schemas = template is not None and "json_schema" in template.variables
         self._system_role = template is None or template.knows_role("system")
 
     def chat_text(

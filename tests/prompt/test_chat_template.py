@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from guidance_core.prompt import ChatTemplate
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -56,6 +56,17 @@ def test_endless_output_stops_at_the_limit() -> None:
 def test_variables_cannot_replace_the_request(name: str) -> None:
     with pytest.raises(InvalidRequest, match=name):
         ChatTemplate("{{ messages[0].content }}").render(HELLO, variables={name: []})
+
+
+@pytest.mark.parametrize("value", [True, "x", 0, []])
+def test_a_variable_that_the_template_does_not_ask_for_is_refused(value: object) -> None:
+    template = ChatTemplate("{% set mood = 1 %}{{ messages[0].content }}{# thinking #}{{ tone | default('') }}")
+
+    assert template.render(HELLO, variables={"tone": value, "thinking": False, "mood": None})
+    for name in ("thinking", "mood"):
+        with pytest.raises(Unsupported, match=f"knows no variable '{name}'") as refusal:
+            template.render(HELLO, variables={name: value})
+        assert refusal.value.param == "chat_template_kwargs"
 
 
 def test_variables_win_over_special_tokens() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guidance_core.errors import ContextLengthExceeded, InvalidRequest
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest, RequestError
 from guidance_core.prompt import PromptTokenizer
 from guidance_core.prompt.history_template import HistoryTemplate
 from guidance_core.prompt.tools import ToolUse
@@ -57,6 +57,12 @@ def test_special_tokens_and_the_requests_variables_are_there() -> None:
     template = HistoryTemplate(source, special_tokens={"bos_token": "<s>"})
     assert template.render(CHAT[1:2], variables={"brief": True}).startswith("<s>Be brief. User:")
     assert template.render(CHAT[1:2]).startswith("<s>User:")
+
+
+@pytest.mark.parametrize("name", ["items", "tools", "add_generation_prompt", "brief"])
+def test_variables_that_would_have_no_effect_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"'{name}'"):
+        HistoryTemplate(PLAIN).render(CHAT[1:2], variables={name: True})
 
 
 @pytest.mark.parametrize(

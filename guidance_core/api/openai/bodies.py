@@ -196,8 +196,16 @@ class Message(BaseModel):
         str | list[dict[str, Any]] | None,
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
     ] = Field(None, description="Text, or a list of parts of type `text`.")
-    name: str | None = Field(None, description="Of the participant; refused where the model's template ignores it.")
-    reasoning_content: str | None = Field(None, description="The assistant's thoughts, for templates that show them.")
+    name: str | None = Field(
+        None,
+        description="Of the participant; refused where the model's template ignores it. In a message of role `tool`: "
+        "of the function that was called.",
+    )
+    refusal: str | None = Field(None, description="What the assistant answered instead of content; read as content.")
+    reasoning_content: str | None = Field(
+        None,
+        description="The assistant's thoughts, for templates that show them; also by vLLM's newer name `reasoning`.",
+    )
     tool_calls: list[ToolCall] | None = Field(None, description="What the assistant called; as it was answered.")
     tool_call_id: str | None = Field(None, description="In a message of role `tool`: the call whose result it is.")
     annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
@@ -209,7 +217,10 @@ class Message(BaseModel):
         # Clients send answers back with all the fields that they did not have.
         if not isinstance(message, dict):
             return message
-        return {key: value for key, value in message.items() if value is not None}
+        given = {key: value for key, value in message.items() if value is not None}
+        if "reasoning" in given and "reasoning_content" not in given:
+            given["reasoning_content"] = given.pop("reasoning")
+        return given
 
 
 class ChatBody(GenerationBody):

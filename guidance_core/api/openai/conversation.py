@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from guidance_core.api.openai.bodies import ChatBody, Message
-from guidance_core.api.openai.constraints import FieldConstraint
+from guidance_core.api.openai.constraints import FieldConstraint, JsonSchemaFormat
 from guidance_core.api.openai.tools import Tool
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tokenizing import off_the_loop
@@ -48,7 +48,11 @@ async def prompt_of(
     write = partial(
         _write,
         model,
-        tools=[tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools],
+        tools=[
+            tool.model_dump(exclude_none=True, exclude={"function": {"strict"}})
+            for tool in tools
+            if body.include_json_schema_in_prompt
+        ],
         schema=_schema_in_words(settings, body, answer),
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=body.continue_final_message,
@@ -56,11 +60,11 @@ async def prompt_of(
         context=model.executor.limits().max_model_len,
     )
     chars = sum(len(str(message.content)) for message in body.messages)
-    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    messages = [_as_templates_know_it(message) for message in body.messages]
     prompt = await off_the_loop(chars, partial(write, messages))
     for i, message in enumerate(body.messages):
-        if message.name is None:
-            continue
+        if message.name is None or message.role == "tool":
+            continue  # a tool's name says no more than the call
         # Templates are free to ignore a name, and most do. Then it would be dropped silently.
         nameless = [{**other, "name": None} if i == j else other for j, other in enumerate(messages)]
         if await off_the_loop(chars, partial(write, nameless)) == prompt:
@@ -77,13 +81,31 @@ def _write(model: LoadedModel, messages: Sequence[dict[str, Any]], **options: An
     return Prompt(model.prompts.encode_chat(text), text)
 
 
+def _as_templates_know_it(message: Message) -> dict[str, Any]:
+    """A message as JSON, with refusals as text: templates know nothing of them."""
+    written = message.model_dump(exclude_none=True, exclude={"refusal"})
+    if message.refusal is not None:
+        written["content"] = message.refusal
+    elif isinstance(message.content, list):
+        written["content"] = [
+            {"type": "text", "text": part.get("refusal")} if part.get("type") == "refusal" else part
+            for part in message.content
+        ]
+    return written
+
+
 def _schema_in_words(settings: ModelSettings, body: ChatBody, answer: FieldConstraint | None) -> SchemaInWords | None:
     if answer is None or answer.constraint.kind != "json_schema" or not body.include_json_schema_in_prompt:
         return None
     if not settings.json_schema_prompt:
         return None
     definition = answer.constraint.definition
-    return SchemaInWords(json.loads(definition), settings.json_schema_prompt.replace("{schema}", definition))
+    schema = json.loads(definition)
+    wanted = body.response_format
+    if isinstance(wanted, JsonSchemaFormat) and wanted.json_schema.description and isinstance(schema, dict):
+        schema = {"description": wanted.json_schema.description, **schema}
+        definition = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    return SchemaInWords(schema, settings.json_schema_prompt.replace("{schema}", definition))
 
 
 def _variables(body: ChatBody) -> dict[str, Any]:
@@ -110,7 +132,7 @@ def _check_ending(body: ChatBody) -> None:
 
 def _check_messages(messages: Sequence[Message]) -> None:
     """Refuse messages that are incomplete, or answer calls that nobody made."""
-    called: set[str] = set()
+    called: dict[str, str] = {}
     for i, message in enumerate(messages):
         param = f"messages[{i}]"
         if message.role == "function":
@@ -122,19 +144,34 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise InvalidRequest(
                 f"'{param}.tool_calls' is for messages of the role 'assistant'.", param=f"{param}.tool_calls"
             )
-        called.update(call.id for call in message.tool_calls or ())
+        called.update((call.id, call.function.name) for call in message.tool_calls or ())
         if (message.role == "tool") != (message.tool_call_id is not None):
             raise InvalidRequest(
                 f"'{param}.tool_call_id' goes with the role 'tool', and only with it.", param=f"{param}.tool_call_id"
             )
-        if message.tool_call_id is not None and message.tool_call_id not in called:
+        if message.tool_call_id is not None:
+            _check_result(message.tool_call_id, message.name, called, param)
+        if message.refusal is not None and (message.role != "assistant" or message.content is not None):
             raise InvalidRequest(
-                f"'{param}.tool_call_id' is {message.tool_call_id!r}; no message before has a call of that id.",
-                param=f"{param}.tool_call_id",
+                f"'{param}.refusal' is what an assistant answers instead of 'content': leave one out.",
+                param=f"{param}.refusal",
             )
-        if message.content is None and not message.tool_calls:
+        if message.content is None and message.refusal is None and not message.tool_calls:
             raise InvalidRequest(f"'{param}.content' is missing: give it text.", param=f"{param}.content")
         _check_parts(message.content, param)
+
+
+def _check_result(call_id: str, name: str | None, called: Mapping[str, str], param: str) -> None:
+    if call_id not in called:
+        raise InvalidRequest(
+            f"'{param}.tool_call_id' is {call_id!r}; no message before has a call of that id.",
+            param=f"{param}.tool_call_id",
+        )
+    if name not in (None, called[call_id]):
+        raise InvalidRequest(
+            f"'{param}.name' is {name!r}, but the call {call_id!r} is of {called[call_id]!r}: leave it out.",
+            param=f"{param}.name",
+        )
 
 
 def _check_parts(content: str | list[dict[str, Any]] | None, param: str) -> None:

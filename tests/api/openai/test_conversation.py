@@ -55,6 +55,54 @@ async def test_the_model_is_told_the_schema_unless_it_shall_not(client: httpx.As
     assert text.index("Be brief.") < text.index("peculiar_key") < text.index("Hi")
 
 
+async def test_the_model_is_told_the_schemas_description(client: httpx.AsyncClient) -> None:
+    described = {"type": "json_schema", "json_schema": {**FORMAT["json_schema"], "description": "A peculiar thing."}}
+
+    assert '{"description":"A peculiar thing.","type":"object"' in await expanded(client, response_format=described)
+
+
+async def test_the_model_is_told_of_tools_unless_it_shall_not(client: httpx.AsyncClient) -> None:
+    tools = [{"type": "function", "function": {"name": "peculiar", "parameters": {"type": "object"}}}]
+
+    assert "peculiar" in await expanded(client, tools=tools)
+    assert "peculiar" not in await expanded(client, tools=tools, include_json_schema_in_prompt=False)
+
+
+@pytest.mark.parametrize("refused", [{"refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}])
+async def test_a_refusal_of_the_assistant_is_read_as_its_text(
+    client: httpx.AsyncClient, refused: dict[str, Any]
+) -> None:
+    messages = [*ASK["messages"], {"role": "assistant", **refused}, {"role": "user", "content": "Why?"}]
+
+    assert "<|im_start|>assistant\nNo.<|im_end|>" in await expanded(client, messages=messages)
+
+
+async def test_thoughts_go_by_either_name(client: httpx.AsyncClient, loaded: LoadedModel) -> None:
+    prompts = PromptTokenizer(
+        loaded.prompts.tokenizer,
+        {"default": ChatTemplate("{% for m in messages %}{{ m.reasoning_content }}{% endfor %}")},
+    )
+    object.__setattr__(loaded, "prompts", prompts)  # frozen for all but this test
+    object.__setattr__(loaded, "tool_use", ToolUse(prompts))
+    for name in ("reasoning", "reasoning_content"):
+        messages = [*ASK["messages"], {"role": "assistant", "content": "Hello.", name: "Hm."}, *ASK["messages"]]
+        assert await expanded(client, messages=messages) == "Hm."
+
+
+async def test_a_result_may_name_the_function_that_was_called(client: httpx.AsyncClient) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    result = {"role": "tool", "tool_call_id": "c", "content": "noon"}
+    begun = [*ASK["messages"], {"role": "assistant", "tool_calls": [call]}]
+
+    named = await expanded(client, messages=[*begun, {**result, "name": "clock"}])
+    assert named == await expanded(client, messages=[*begun, result])
+    response = await client.post("/v1/chat/completions", json={**ASK, "messages": [*begun, {**result, "name": "dial"}]})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        "'messages[2].name' is 'dial', but the call 'c' is of 'clock': leave it out."
+    )
+
+
 async def test_templates_that_show_schemas_do_so_themselves(client: httpx.AsyncClient, loaded: LoadedModel) -> None:
     source = "{{ messages[-1].content }}{% if json_schema %}|{{ json_schema | tojson }}{% endif %}|{{ mood }}"
     prompts = PromptTokenizer(loaded.prompts.tokenizer, {"default": ChatTemplate(source)})
