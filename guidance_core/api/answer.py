@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 from guidance_core import telemetry
@@ -21,6 +22,10 @@ from guidance_core.output.prompt_logprobs import prompt_tokens
 
 _PLAIN = TextOptions()
 _ONE_ATTEMPT = CheckBudget()
+
+_CHECKERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="answer-check")
+"""A schema's patterns may take seconds on the shortest text (`grammar.check` bounds them): checks wait for one another,
+as many as there are answers at most, and prompts, which are tokenised in other threads, do not wait for them."""
 
 
 class Answer:
@@ -187,8 +192,7 @@ def _rejection(choice: int, attempts: int, tokens: int, failure: str) -> str:
 
 async def _check(grammar: Grammar, text: str) -> str | None:
     """Why the text does not satisfy the grammar's check, or None if it does."""
-    # A schema's patterns may take long on the shortest text.
-    failure = await asyncio.to_thread(satisfies, grammar, text)
+    failure = await asyncio.get_running_loop().run_in_executor(_CHECKERS, satisfies, grammar, text)
     telemetry.CHECKS.labels("passed" if failure is None else "failed").inc()
     return failure
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
-from guidance_core.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+from guidance_core.errors import ContextLengthExceeded, InvalidRequest, QueueFull, Unsupported
 from guidance_core.executors.base import ModelLimits
 from guidance_core.generation import GenerationRequest, SamplingParams
 
@@ -43,6 +44,31 @@ def check_request(request: GenerationRequest, limits: ModelLimits, *, max_choice
             f"This model's context is {limits.max_model_len} tokens, but the request needs {total}: {len(prompt)} of "
             f"the prompt and {sampling.max_tokens} of the answer (max_tokens). To mend it, {mend}.",
             param="max_tokens" if room > 0 else "prompt",
+        )
+
+
+def check_room(request: GenerationRequest, *, in_flight: Container[str], open_choices: int, capacity: int) -> None:
+    """Refuse a request that cannot be told from another one, or for which there is no room.
+
+    Args:
+        request: any.
+        in_flight: ids of the requests that are being answered.
+        open_choices: answers that are being generated or waited for.
+        capacity: most of them at once.
+
+    Raises:
+        InvalidRequest: its id is taken, or it asks for more choices than ever fit.
+        QueueFull: there is no room now.
+    """
+    if request.request_id in in_flight:
+        raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")
+    n = request.sampling.n
+    if n > capacity:
+        raise InvalidRequest(f"n is {n}, but at most {capacity} fit at once.", param="n")
+    if open_choices + n > capacity:
+        raise QueueFull(
+            f"{open_choices} answers are being generated or waited for, and {capacity} fit: try again later.",
+            retry_after=1,
         )
 
 

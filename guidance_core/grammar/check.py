@@ -10,7 +10,10 @@ Neither reading ever fetches a schema, and no pattern can hang it: patterns run 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from decimal import Context, Decimal, DecimalException, localcontext
 from functools import lru_cache
 from typing import Any
@@ -25,6 +28,10 @@ from referencing.jsonschema import DRAFT202012, specification_with
 from guidance_core.grammar.keywords import subschemas
 
 _PATTERN_SECONDS = 1.0
+_ALL_PATTERNS_SECONDS = 5.0
+"""For one answer: there may be thousands of patterns, and of strings that each is tried on."""
+
+_deadline: ContextVar[float] = ContextVar("deadline")
 _SHOWN_CHARACTERS = 300
 _EXACT = Context(prec=2000)
 """Digits in which remainders are computed: those of the largest double over the smallest, and to spare."""
@@ -43,6 +50,7 @@ def violation(schema: str, text: str) -> str | None:
         schema: JSON text.
         text: what was answered.
     """
+    deadline = _deadline.set(time.monotonic() + _ALL_PATTERNS_SECONDS)
     try:
         for reading in readings(schema):
             problem = reading.problem(reading.parse(text))
@@ -52,6 +60,8 @@ def violation(schema: str, text: str) -> str | None:
         return "it is nested too deeply to be checked"
     except ValueError as error:  # no JSON, or a key twice
         return str(error)
+    finally:
+        _deadline.reset(deadline)
     return None
 
 
@@ -116,14 +126,19 @@ class Reading:
             with localcontext(_EXACT):
                 return next(validator.iter_errors(instance), None)
         except TimeoutError as error:
-            raise CheckError(f"a pattern of the schema takes more than {_PATTERN_SECONDS} s") from error
+            raise CheckError(
+                f"the schema's patterns take more than {_PATTERN_SECONDS} s each or {_ALL_PATTERNS_SECONDS} s together"
+            ) from error
         except (OverflowError, DecimalException) as error:
             raise CheckError("a number is beyond those that can be divided") from error
         except Unresolvable as error:
             raise CheckError(f"the schema refers to what it does not hold: {error}") from error
 
     def _matches(self, pattern: str, text: str) -> bool:
-        return _compiled(pattern, self._exact).search(text, timeout=_PATTERN_SECONDS) is not None
+        left = _deadline.get(math.inf) - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return _compiled(pattern, self._exact).search(text, timeout=min(_PATTERN_SECONDS, left)) is not None
 
     def _pattern(self, validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[ValidationError]:
         if validator.is_type(instance, "string") and not self._matches(pattern, instance):

@@ -61,8 +61,16 @@ def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None
 def test_a_slow_pattern_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guidance_core.grammar.check._PATTERN_SECONDS", 0.05)
     start = time.perf_counter()
-    assert "takes more than 0.05 s" in str(reason({"pattern": "^(a|a)+$"}, json.dumps("a" * 40 + "b")))
+    assert "take more than 0.05 s each" in str(reason({"pattern": "^(a|a)+$"}, json.dumps("a" * 40 + "b")))
     assert time.perf_counter() - start < 5
+
+
+def test_all_patterns_of_a_schema_share_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"items": {"pattern": "^(a|a)+$"}}
+    answer = json.dumps(["a" * 12] * 20)
+    assert reason(schema, answer) is None
+    monkeypatch.setattr("guidance_core.grammar.check._ALL_PATTERNS_SECONDS", 0.0)
+    assert "0.0 s together" in str(reason(schema, answer))
 
 
 @pytest.mark.parametrize(

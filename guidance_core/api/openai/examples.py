@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from guidance_core.api.example_schemas import PERSON
 from guidance_core.model_store import DEFAULT_NAME
 
 MODEL = DEFAULT_NAME
-
-_PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 20},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-
 
 _CITY = {
     "type": "object",
@@ -41,7 +31,7 @@ CHAT: dict[str, dict[str, Any]] = {
     "JSON schema": _chat(
         "Invent a person.",
         max_tokens=64,
-        response_format={"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": _PERSON}},
+        response_format={"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": PERSON}},
     ),
     "regular expression": _chat("Is water wet?", response_format={"type": "regex", "regex": "yes|no"}),
     "an ending that fits, and what guidance did": _chat(
@@ -71,7 +61,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "model": MODEL,
         "input": "Invent a person.",
         "max_output_tokens": 64,
-        "text": {"format": {"type": "json_schema", "name": "person", "schema": _PERSON}},
+        "text": {"format": {"type": "json_schema", "name": "person", "schema": PERSON}},
     },
     "tools": {
         "model": MODEL,

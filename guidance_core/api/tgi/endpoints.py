@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.events import event_stream
+from guidance_core.api.example_schemas import PERSON
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.api.tgi.answers import TokenWriter, Whole, event, prefill_tokens, stream_events, wholes
@@ -114,21 +115,11 @@ async def health(served: ServedModel, request: Request) -> Response:
 
 DIALECT = Dialect("Text Generation Inference", "/tgi", error_response)
 
-_PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 20},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-
 _EXAMPLES = {
     "plain": {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8, "details": True}},
     "JSON schema": {
         "inputs": "A person as JSON: ",
-        "parameters": {"max_new_tokens": 64, "grammar": {"type": "json", "value": _PERSON}},
+        "parameters": {"max_new_tokens": 64, "grammar": {"type": "json", "value": PERSON}},
     },
     "regular expression": {
         "inputs": "An ISO date: ",

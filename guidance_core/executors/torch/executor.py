@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from guidance_core.config import Settings
-from guidance_core.errors import ExecutorUnavailable, InvalidRequest, QueueFull, RequestError, Unsupported
+from guidance_core.errors import ExecutorUnavailable, RequestError, Unsupported
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
-from guidance_core.executors.request_limits import check_request, refuse_images, refuse_lora
+from guidance_core.executors.request_limits import check_request, check_room, refuse_images, refuse_lora
 from guidance_core.executors.torch.messages import (
     Abort,
     FinishChoice,
@@ -122,16 +122,8 @@ class TorchExecutor(Executor):
             refuse_images(request, loaded.no_images)
         if self._settings.lora.folder is None:
             refuse_lora(request, "set lora.folder, where adapters are.")
-        if request.request_id in self._keys:
-            raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")
         capacity = loaded.stats.slots + self._settings.server.max_queue_size
-        if request.sampling.n > capacity:
-            raise InvalidRequest(f"n is {request.sampling.n}, but at most {capacity} fit at once.", param="n")
-        if self._open_choices + request.sampling.n > capacity:
-            raise QueueFull(
-                f"{self._open_choices} answers are being generated or waited for, and {capacity} fit: try again later.",
-                retry_after=1,
-            )
+        check_room(request, in_flight=self._keys, open_choices=self._open_choices, capacity=capacity)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `Executor.generate`."""

@@ -18,10 +18,11 @@ import grpc
 from tokenizers import Tokenizer
 
 from guidance_core.config import Settings
-from guidance_core.errors import ExecutorUnavailable, GenerationFailed, InvalidRequest, QueueFull, RequestError
+from guidance_core.errors import ExecutorUnavailable, GenerationFailed, RequestError
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
 from guidance_core.executors.request_limits import (
     check_request,
+    check_room,
     refuse_bad_words,
     refuse_images,
     refuse_lora,
@@ -135,22 +136,14 @@ class TritonExecutor(Executor):
         if self._health.state != "ready" or self._interface is None:
             raise self._unavailable()
         check_request(request, limits, max_choices=self._settings.server.max_choices)
-        refuse_lora(request, "the executor 'triton' applies none; 'torch' does.")
+        refuse_lora(request, "the executor 'triton' applies none; 'torch' and 'trtllm' do.")
         refuse_priority(request, self.name)
         refuse_images(request, str(self.no_images()))
         refuse_bad_words(request, self.name)
         refuse_prompt_logprobs(request, self.name)
         self._interface.check(request)
-        if request.request_id in self._requests:
-            raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")
         capacity = self._settings.triton.max_concurrency + self._settings.server.max_queue_size
-        if request.sampling.n > capacity:
-            raise InvalidRequest(f"n is {request.sampling.n}, but at most {capacity} fit at once.", param="n")
-        if self._open_choices + request.sampling.n > capacity:
-            raise QueueFull(
-                f"{self._open_choices} answers are being generated or waited for, and {capacity} fit: try again later.",
-                retry_after=1,
-            )
+        check_room(request, in_flight=self._requests, open_choices=self._open_choices, capacity=capacity)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `Executor.generate`."""

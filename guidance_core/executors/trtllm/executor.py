@@ -19,13 +19,13 @@ from guidance_core.errors import (
     ExecutorUnavailable,
     GenerationFailed,
     InvalidRequest,
-    QueueFull,
     RequestError,
     Unsupported,
 )
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
 from guidance_core.executors.request_limits import (
     check_request,
+    check_room,
     refuse_images,
     refuse_lora,
     refuse_priority,
@@ -161,16 +161,8 @@ class TrtllmExecutor(Executor):
                 param="prompt",
             )
         self._check_features(request, loaded)
-        if request.request_id in self._runs:
-            raise InvalidRequest(f"A request with the id {request.request_id!r} is in flight already: use another id.")
         capacity = loaded.slots + self._settings.server.max_queue_size
-        if request.sampling.n > capacity:
-            raise InvalidRequest(f"n is {request.sampling.n}, but at most {capacity} fit at once.", param="n")
-        if self._admitted + request.sampling.n > capacity:
-            raise QueueFull(
-                f"{self._admitted} answers are being generated or waited for, and {capacity} fit: try again later.",
-                retry_after=1,
-            )
+        check_room(request, in_flight=self._runs, open_choices=self._admitted, capacity=capacity)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `Executor.generate`."""
@@ -255,11 +247,11 @@ class TrtllmExecutor(Executor):
             refuse_lora(request, "set lora.folder, where adapters are.")
         refuse_priority(request, self.name)
         refuse_images(request, str(self.no_images()))
+        refuse_prompt_logprobs(request, self.name)
         if request.complete:
             raise Unsupported(
                 "fit_to_max_tokens needs an executor that knows how near a grammar's end is: 'trtllm' does not. "
                 "Leave it out and allow enough max_tokens.",
-        refuse_prompt_logprobs(request, self.name)
                 param="fit_to_max_tokens",
             )
         if request.grammar is not None and loaded.proofs is None:

@@ -103,7 +103,9 @@ REFUSED = {
 def save_model(folder: Path, config_class: str, options: dict[str, object]) -> transformers.PreTrainedModel:
     """A model of random weights, large enough that its answers depend on every token."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(getattr(transformers, config_class)(**options)).eval()
+    config = getattr(transformers, config_class)(**options)
+    # Some versions choose an attention for Gemma 2 that leaves its softcaps out.
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
