@@ -89,6 +89,7 @@ class GuidanceBatch:
 
     Attributes:
         prototypes: the compiled grammars.
+        ahead: masks are filled behind the forward pass, all of them; otherwise those that are asked for.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class GuidanceBatch:
         self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
-        self._ahead = _fills_ahead(settings, torch.device(device))
+        self.ahead = _fills_ahead(settings, torch.device(device))
         self._filled: set[int] = set()
         self._seconds = 0.0
         self._judged_alone: set[int] = set()
@@ -220,12 +221,12 @@ class GuidanceBatch:
         self._filled.clear()
         self._seconds = 0.0
         self._times = {}
-        if self._rows and self._ahead:
+        if self._rows and self.ahead:
             self._filling = self._mask_worker.submit(self._fill, range(len(self._rows)))
 
     def wait(self) -> dict[int, GuidanceRowTimes]:
         """Wait until the masks that `begin` started are filled, and say what each row's cost, by sequence id."""
-        if self._ahead:
+        if self.ahead:
             self._wait_for_filling()
         elif self._rows:
             share = self._seconds / len(self._rows)
@@ -252,7 +253,7 @@ class GuidanceBatch:
         Args:
             tokens: a token id for each row of `begin`, in its order.
         """
-        if self._ahead:
+        if self.ahead:
             self._wait_for_filling()
             return [self._is_set(index, token) for index, token in enumerate(tokens)]
         start = time.perf_counter()
@@ -305,7 +306,7 @@ class GuidanceBatch:
         """
         if not self._endings:
             return list(tokens)
-        if self._ahead:
+        if self.ahead:
             self._wait_for_filling()
         settled = []
         for index, token in zip(chosen, tokens, strict=True):
@@ -399,7 +400,7 @@ class GuidanceBatch:
 
     def _ensure(self, chosen: Sequence[int]) -> None:
         """Have the masks of some rows."""
-        if self._ahead:
+        if self.ahead:
             self._wait_for_filling()
             return
         missing = [index for index in chosen if index not in self._filled]
@@ -425,7 +426,7 @@ class GuidanceBatch:
     def _fill(self, chosen: Sequence[int]) -> float:
         start = time.perf_counter()
         matchers = [(self._matchers[self._rows[index][1]], index) for index in chosen]
-        if len(matchers) >= _PARALLEL_MASKS or (self._ahead and len(matchers) > 1):
+        if len(matchers) >= _PARALLEL_MASKS or (self.ahead and len(matchers) > 1):
             rows = self._words.shape[0]
             self._executor.unsafe_compute_mask_ptr(matchers, self._mask_address, self._mask_bytes, rows)
         else:

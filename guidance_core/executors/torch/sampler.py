@@ -7,9 +7,9 @@ A vocabulary is sorted only as far as its answer needs: a nucleus lies, as a rul
 which are found in 2 ms for 32 rows of 49,152 logits where a sort takes 50 and `torch.multinomial` 25 (2 CPU cores). A
 row whose nucleus is wider is looked at again with 16 times as many. Where nothing is cut off, nothing is sorted at all.
 
-On a CPU most rows under a grammar are never masked, which would read and write every logit: a token is chosen as if
-there were no grammar, and only where the mask forbids it is the row masked and a token chosen again. The answer has
-the same distribution: ``P(t) + P(refused) · P(t | allowed) = P(t | allowed)`` for each allowed token t, since
+On a CPU that fills no masks behind its forward pass, most rows under a grammar are never masked: a token is chosen as
+if there were no grammar, and only where that forbids it is the row masked and a token chosen again. The answer has the
+same distribution: ``P(t) + P(refused) · P(t | allowed) = P(t | allowed)`` for each allowed token t, since
 ``P(refused) = 1 − P(allowed)``; greedily it is the very same answer.
 """
 
@@ -37,6 +37,10 @@ _LOWEST_TEMPERATURE = 1e-6
 
 class Masks(Protocol):
     """What a `GuidanceBatch` has for the rows under a grammar, in their order; each method waits for the masks."""
+
+    @property
+    def ahead(self) -> bool:
+        """See `GuidanceBatch.ahead`."""
 
     def allows(self, tokens: Rows[int]) -> list[bool]:
         """See `GuidanceBatch.allows`."""
@@ -85,7 +89,9 @@ def sample(
     measured = [i for i, row in enumerate(guided) if measure_masses or sequences[row].request.measure_mass]
     masses = _allowed_masses(logits, guided, measured, masks) if masks is not None and measured else {}
     # Masking first and adjusting what is left is the same as the other way round: −inf stays −inf.
-    unmasked = [index for index, row in enumerate(guided) if _may_mask_later(logits, sequences[row])]
+    unmasked: list[int] = []
+    if masks is not None and not masks.ahead:
+        unmasked = [index for index, row in enumerate(guided) if _may_mask_later(logits, sequences[row])]
     if masks is not None and len(unmasked) < len(guided):
         masked = [index for index in range(len(guided)) if index not in set(unmasked)]
         masks.mask(logits, masked, [guided[index] for index in masked])
@@ -96,9 +102,10 @@ def sample(
 
     tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
     if masks is not None:
-        allowed = masks.allows([tokens[row] for row in guided])
-        refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
-        _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
+        if unmasked:
+            allowed = masks.allows([tokens[row] for row in guided])
+            refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
+            _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
         # A grammar may allow nothing but what is forbidden, such as the end: then that it is.
         stuck = [i for i, row in enumerate(guided) if peaks[row] == -math.inf and sequences[row].forbidden()]
         if stuck and forbidden is not None:
@@ -119,7 +126,8 @@ def sample(
 def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     """Whether a token may be chosen before the row is masked.
 
-    Not where what is cut off depends on what is allowed. Elsewhere than on a CPU masking costs less than asking.
+    Not where what is cut off depends on what is allowed. Elsewhere than on a CPU masking costs less than asking, and so
+    it does where the masks are filled anyway.
     """
     sampling = sequence.sampling
     cut = sampling.temperature > 0 and (_keeps_likeliest(sampling, logits.shape[1]) or sampling.min_p > 0)

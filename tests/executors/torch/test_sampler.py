@@ -189,11 +189,13 @@ class Only:
     """Masks that allow these tokens in every row.
 
     Attributes:
+        ahead: they are filled whether anybody asks or not.
         masked: how many rows have been masked.
     """
 
-    def __init__(self, *allowed: int) -> None:
+    def __init__(self, *allowed: int, ahead: bool = False) -> None:
         self._allowed = list(allowed)
+        self.ahead = ahead
         self.masked = 0
 
     def allows(self, tokens: TokenIds[int]) -> list[bool]:
@@ -248,16 +250,19 @@ def test_what_a_mask_forbids_is_never_sampled(sampling: dict[str, float]) -> Non
     assert set(Counter(s.token_id for s in samples)) == {3, 317}
 
 
-def test_only_a_row_whose_choice_is_forbidden_is_masked() -> None:
+@pytest.mark.parametrize(("ahead", "masked"), [(False, 1), (True, 2)])
+def test_only_a_row_whose_choice_is_forbidden_is_masked_unless_masks_are_filled_anyway(
+    ahead: bool, masked: int
+) -> None:
     logits = torch.randn(3, 320, generator=torch.Generator().manual_seed(7))
     likeliest = logits.argsort(-1, descending=True)
-    masks = Only(*likeliest[0, :1].tolist(), *likeliest[1, 3:4].tolist(), *likeliest[2, :1].tolist())
+    masks = Only(*likeliest[0, :1].tolist(), *likeliest[1, 3:4].tolist(), *likeliest[2, :1].tolist(), ahead=ahead)
     rows = [guided(), guided(), choice([1])]
     for row in rows:
         row.request = replace(row.request, measure_mass=False)
     tokens = [s.token_id for s in sample(logits.clone(), rows, masks)]
     assert masks.allows(tokens[:2]) == [True, True]
-    assert masks.masked == 1
+    assert masks.masked == masked
     assert tokens[0] == likeliest[0, 0]
     assert tokens[2] == likeliest[2, 0]
 
