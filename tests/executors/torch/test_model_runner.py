@@ -188,11 +188,6 @@ def test_unpacked_layers_give_the_same_answers(tmp_path):
     check_against_generate(load(tmp_path, packed_linear=False), model)
 
 
-def test_default_model_answers_as_generate_does(model_path):
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    check_against_generate(load(model_path, max_model_len=128), model)
-
-
 @pytest.mark.parametrize(("config_class", "options", "reason"), REFUSED.values(), ids=REFUSED)
 def test_a_model_that_would_run_wrong_is_refused_by_name(tmp_path, config_class, options, reason):
     model = save_model(tmp_path, config_class, options)
