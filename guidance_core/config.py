@@ -14,10 +14,10 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import json5
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from guidance_core.tool_format import ToolFormatName
 
@@ -238,6 +238,25 @@ class LoraSettings(_Section):
     max_rank: int = Field(64, ge=1, description="Largest rank of an adapter.")
 
 
+def _one_or_many(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class ImageSettings(_Section):
+    """Images in requests, for models that take them. Those in data URLs need no `fetch`."""
+
+    fetch: bool = Field(False, description="Fetch images from http and https URLs too.")
+    hosts: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
+        [],
+        description="Hosts that images may be fetched from; with none named, any that has public addresses. A host "
+        "that is named may have private ones. In variables, separated by commas.",
+    )
+    fetch_timeout: float = Field(10.0, gt=0, description="Seconds that fetching one image may take.")
+    max_bytes: int = Field(10_000_000, ge=1, description="Largest image file, fetched or carried.")
+    max_pixels: int = Field(40_000_000, ge=1, description="Largest image, in pixels: a small file can have many.")
+    max_images: int = Field(16, ge=1, description="Most images of one request.")
+
+
 class GuidanceSettings(_Section):
     """Grammars: compiling and enforcing them."""
 
@@ -287,6 +306,7 @@ class Settings(_Section):
     trtllm: TrtllmSettings = TrtllmSettings()
     triton: TritonSettings = TritonSettings()
     lora: LoraSettings = LoraSettings()
+    images: ImageSettings = ImageSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     server: ServerSettings = ServerSettings()
 

@@ -34,6 +34,7 @@ BROUGHT_BY_THE_IMAGE = {
     "pydantic",
     # what these or TensorRT-LLM itself require
     "jinja2",
+    "pillow",
     "regex",
     "filelock",
     "safetensors",

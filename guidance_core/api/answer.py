@@ -85,6 +85,11 @@ class Answer:
         return len(self._request.prompt_ids)
 
     @property
+    def image_tokens(self) -> int:
+        """Prompt tokens that stand for what the model sees of images."""
+        return sum(len(image.positions) for image in self._request.images)
+
+    @property
     def cached_tokens(self) -> int:
         """Prompt tokens out of the prefix cache, once the first piece has come."""
         return self._first.cached_tokens

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from guidance_core.api.images import RequestImages
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, ModelNotFound, RequestError
 from guidance_core.executors import create_executor
@@ -21,6 +22,7 @@ from guidance_core.model_fit import check_fits
 from guidance_core.model_store import ModelNotInStore, StoredModel, resolve
 from guidance_core.output import Detokenizer
 from guidance_core.prompt import PromptTokenizer
+from guidance_core.prompt.images import ImageProcessor
 from guidance_core.prompt.tools import ToolUse
 from guidance_core.reasoning import ReasoningMarkers, find_markers
 from guidance_core.tool_format import FORMATS
@@ -36,6 +38,8 @@ class LoadedModel:
         tag: in the Bento model store, with its version.
         fingerprint: changes whenever the same request with the same seed may get another answer.
         adapters: which it has; None where none are served.
+        images: what becomes of those in requests; None where it takes none.
+        no_images: why that is so, for the end of a sentence.
     """
 
     tag: str
@@ -47,6 +51,8 @@ class LoadedModel:
     grammars: GrammarCompiler
     fingerprint: str
     adapters: LoraFolder | None = None
+    images: RequestImages | None = None
+    no_images: str = "this model takes text only"
 
 
 Load = Callable[[Settings], Awaitable[LoadedModel]]
@@ -169,6 +175,8 @@ async def load_model(settings: Settings) -> LoadedModel:
             executor.start(),
         )
         limits = executor.limits()
+        no_images = executor.no_images()
+        images = None if no_images else await asyncio.to_thread(_images, stored, settings)
         tool_use = _tool_use(prompts, settings)
         tokenizer = await asyncio.to_thread(load_ll_tokenizer, stored.path, limits.vocab_size, limits.eos_token_ids)
     except BaseException:
@@ -184,6 +192,8 @@ async def load_model(settings: Settings) -> LoadedModel:
         grammars=GrammarCompiler(tokenizer, settings.guidance),
         fingerprint=_fingerprint(settings, stored),
         adapters=adapters,
+        images=images,
+        no_images=no_images or "",
     )
 
 
@@ -195,6 +205,11 @@ def _tool_use(prompts: PromptTokenizer, settings: Settings) -> ToolUse:
 def _reasoning(prompts: PromptTokenizer) -> ReasoningMarkers | None:
     template = prompts.template()
     return find_markers(prompts.tokenizer, None if template is None else template.source)
+
+
+def _images(stored: StoredModel, settings: Settings) -> RequestImages:
+    processor = ImageProcessor.from_folder(stored.path, trust_remote_code=settings.model.trust_remote_code)
+    return RequestImages(processor, settings.images)
 
 
 def _adapters(settings: Settings) -> LoraFolder | None:

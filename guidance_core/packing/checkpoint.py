@@ -22,6 +22,7 @@ SIDE_FILES = (
     "quant_cfg.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "LICENSE*",
 )
 """What a checkpoint may have besides weights and tokenizer; training state, originals, other formats stay behind."""
@@ -91,13 +92,20 @@ def read(folder: Path, *, name: str | None = None, tokenizer: Path | None = None
 
 def _config(folder: Path) -> dict[str, Any]:
     # transformers is slow to import, and only packing needs its list of models.
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise CannotPack(f"{folder}: {model_type} has an encoder; only decoder-only language models can be served.")
-    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in config.get("auto_map", {})
+    known = (
+        model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        or model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        or "AutoModelForCausalLM" in config.get("auto_map", {})
+    )
     if not known:
         raise CannotPack(
             f"{folder}/config.json: model_type {model_type!r} is not a language model that the installed transformers "

@@ -21,7 +21,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
-from guidance_core.prompt.messages import Message, normalize_messages
+from guidance_core.prompt.messages import Message, normalize_messages, plain_text
 from guidance_core.prompt.template_variables import check_variables
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
@@ -102,6 +102,7 @@ class ChatTemplate:
         self._content_as_parts = not self._shows([{"role": "user", "content": _PROBE}]) and self._shows(
             [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}]
         )
+        self._shows_images = self._writes_images()
 
     def knows_role(self, role: str) -> bool:
         """Whether messages of a role are rendered, before one of the user."""
@@ -134,9 +135,8 @@ class ChatTemplate:
         check_variables(variables, reserved=RESERVED, read=self.variables)
         chat = normalize_messages(messages, developer_role=self._developer_role)
         if max_chars is not None:
-            _check_length(sum(len(message["content"]) for message in chat), max_chars)
-        if self._content_as_parts:
-            chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
+            _check_length(sum(len(plain_text(message["content"])) for message in chat), max_chars)
+        chat = [{**message, "content": self._as_shown(message["content"])} for message in chat]
         try:
             return self._run(
                 {
@@ -159,6 +159,13 @@ class ChatTemplate:
                 f"The model's chat template cannot render these messages: {error}", param="messages"
             ) from error
 
+    def _as_shown(self, content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+        """A message's content in the form that the template goes through."""
+        if isinstance(content, list) and self._shows_images:
+            return [{"type": "image"} if part["type"] == "image" else part for part in content]
+        text = plain_text(content)
+        return [{"type": "text", "text": text}] if self._content_as_parts else text
+
     def _run(self, variables: Mapping[str, Any], max_chars: int | None) -> str:
         pieces: list[str] = []
         length = 0
@@ -169,14 +176,26 @@ class ChatTemplate:
                 _check_length(length, max_chars)
         return "".join(pieces)
 
+    def _writes_images(self) -> bool:
+        """Whether the template writes anything for a content part that is an image."""
+        text = [{"type": "text", "text": _PROBE}]
+        without, with_image = (
+            self._rendered([{"role": "user", "content": content}]) for content in (text, [{"type": "image"}, *text])
+        )
+        return _PROBE in with_image and with_image != without
+
     def _shows(self, chat: list[dict[str, Any]]) -> bool:
         """Whether the template renders this chat with the probe in it."""
+        return _PROBE in self._rendered(chat)
+
+    def _rendered(self, chat: list[dict[str, Any]]) -> str:
+        """What the template makes of a chat with a probe in it; nothing where it refuses it."""
         try:
             variables = {**self._special_tokens, "messages": chat, "add_generation_prompt": False}
-            return _PROBE in self._run(variables, max_chars=_PROBE_CHARS)
+            return self._run(variables, max_chars=_PROBE_CHARS)
         except Exception:
             # A template may refuse the probe for reasons of its own; then nothing is known about its content format.
-            return False
+            return ""
 
 
 _PROBE = "content-format-probe"

@@ -14,7 +14,7 @@ import liquid
 from liquid.exceptions import LiquidError
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
-from guidance_core.prompt.messages import Message, normalize_messages
+from guidance_core.prompt.messages import Message, normalize_messages, plain_text
 from guidance_core.prompt.template_variables import check_variables
 
 RESERVED = frozenset({"items", "tools", "add_generation_prompt"})
@@ -103,7 +103,7 @@ class HistoryTemplate:
 
     def _run(self, chat: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
         items = [
-            {"identity": message["role"].capitalize(), "content": message["content"], "name": message.get("name")}
+            {"identity": message["role"].capitalize(), "content": plain_text(message["content"]), "name": message.get("name")}
             for message in chat
         ]
         return self._template.render(**{**self._special_tokens, **variables, "items": items})

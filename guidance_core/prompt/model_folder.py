@@ -116,7 +116,9 @@ def load_chat_templates(folder: Path) -> dict[str, str]:
         templates[path.stem] = path.read_text(encoding="utf-8")
     if templates:
         return templates
-    configured = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    # Processors of images kept theirs in a file of its own, before all templates went to one.
+    configured = _read_json(folder / "chat_template.json").get("chat_template")
+    configured = configured or _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(configured, str):
         return {"default": configured}
     return {template["name"]: template["template"] for template in configured or []}

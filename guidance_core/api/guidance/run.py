@@ -20,7 +20,7 @@ from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import ContextLengthExceeded, RequestError
-from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
+from guidance_core.generation import GenerationRequest, Grammar, PromptImage, SamplingParams
 from guidance_core.grammar import constraint
 from guidance_core.output import TextDelta, TokenTextLogprob
 
@@ -42,7 +42,7 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: RunBody) -> t
     settings = served.settings.guidance
     found = constraint.llguidance(body.controller_arg.grammar)
     grammar = (await compiled(model, settings, found, param="controller_arg.grammar", stream=True)).grammar
-    prompt_ids = await _prompt_ids(served, model, body)
+    prompt_ids, images = await _prompt(served, model, body)
     context = model.executor.limits().max_model_len
     if len(prompt_ids) >= context:
         raise ContextLengthExceeded(
@@ -59,19 +59,23 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: RunBody) -> t
             logprobs=0,
         ),
         grammar=grammar,
+        images=images,
     )
     budget = CheckBudget(settings.check_attempts, settings.check_tokens)
     return Answer(model, request, TextOptions(keep_leading_space=True), budget), grammar
 
 
-async def _prompt_ids(served: ServedModel, model: LoadedModel, body: RunBody) -> tuple[int, ...]:
+async def _prompt(
+    served: ServedModel, model: LoadedModel, body: RunBody
+) -> tuple[tuple[int, ...], tuple[PromptImage, ...]]:
     context = model.executor.limits().max_model_len
     if body.messages is not None:
         conversation = ChatBody(model=served.name, messages=body.messages)
-        return (await prompt_of(model, served.settings.model, conversation, [], None)).ids
+        written = await prompt_of(model, served.settings.model, conversation, [], None)
+        return written.ids, written.images
     prompt = body.prompt or ""
     prompt_ids = await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, context=context))
-    return prompt_ids or model.prompts.completion(_SPACE)
+    return prompt_ids or model.prompts.completion(_SPACE), ()
 
 
 class RunWriter:

@@ -58,7 +58,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     tools, required, one = choose(body.tools, body.tool_choice)
     wanted = constraint_of(body)
     prompt = await prompt_of(model, served.settings.model, body, tools, wanted)
-    prompt = replace(prompt, ids=truncated(model, body, prompt.ids))
+    prompt = replace(prompt, ids=truncated(model, body, prompt.ids, images=len(prompt.images)))
     remaining = remaining_context(model, len(prompt.ids), param="messages")
     thinking = None if model.reasoning is None else Thinking(model.reasoning, model.reasoning.begun(prompt.ids))
     thoughts = thoughts_of(
@@ -91,6 +91,7 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
         prompt_logprobs=body.prompt_logprobs,
         grammar=None if compilation is None else compilation.grammar,
         lora=lora,
+        images=prompt.images,
     )
     # Calls and thoughts may begin with a special token; where there are any, the grammar allows no other one.
     marked = bool(tools) or thinking is not None

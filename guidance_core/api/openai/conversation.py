@@ -10,24 +10,39 @@ from typing import Any
 
 from guidance_core.api.openai.bodies import ChatBody, Message
 from guidance_core.api.openai.constraints import FieldConstraint, JsonSchemaFormat
+from guidance_core.api.openai.image_parts import image_urls, with_placeholders
 from guidance_core.api.openai.tools import Tool
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.config import ModelSettings
 from guidance_core.errors import InvalidRequest, Unsupported
+from guidance_core.generation import PromptImage
 from guidance_core.prompt.tools import SchemaInWords
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation as the model gets it."""
+    """A conversation as the model gets it.
+
+    Attributes:
+        ids: its tokens.
+        text: as the chat template writes it, each image as one placeholder.
+        images: in their places among the tokens.
+    """
 
     ids: tuple[int, ...]
     text: str
+    images: tuple[PromptImage, ...] = ()
 
 
 async def prompt_of(
-    model: LoadedModel, settings: ModelSettings, body: ChatBody, tools: Sequence[Tool], answer: FieldConstraint | None
+    model: LoadedModel,
+    settings: ModelSettings,
+    body: ChatBody,
+    tools: Sequence[Tool],
+    answer: FieldConstraint | None,
+    *,
+    add_special_tokens: bool = False,
 ) -> Prompt:
     """Write a conversation as the model's chat template does.
 
@@ -37,17 +52,20 @@ async def prompt_of(
         body: the request.
         tools: what may be called.
         answer: what the answer must be.
+        add_special_tokens: see `PromptTokenizer.chat`.
 
     Raises:
-        InvalidRequest: messages that are malformed, or that the template refuses.
-        Unsupported: what the template would drop.
+        InvalidRequest: messages that are malformed, or that the template refuses, or an image that cannot be read.
+        Unsupported: what the template would drop, or images that the model does not take.
         ContextLengthExceeded: too long.
     """
     _check_messages(body.messages)
     _check_ending(body)
+    urls = image_urls(model, body.messages)
     write = partial(
         _write,
         model,
+        add_special_tokens=add_special_tokens,
         tools=[
             tool.model_dump(exclude_none=True, exclude={"function": {"strict"}})
             for tool in tools
@@ -59,8 +77,10 @@ async def prompt_of(
         variables=_variables(body),
         context=model.executor.limits().max_model_len,
     )
-    chars = sum(len(str(message.content)) for message in body.messages)
     messages = [_as_templates_know_it(message) for message in body.messages]
+    if model.images is not None and urls:
+        messages = with_placeholders(messages, model.images.token)
+    chars = sum(len(str(message.get("content"))) for message in messages)
     prompt = await off_the_loop(chars, partial(write, messages))
     for i, message in enumerate(body.messages):
         if message.name is None or message.role == "tool":
@@ -73,12 +93,17 @@ async def prompt_of(
                 "content.",
                 param=f"messages[{i}].name",
             )
-    return prompt
+    if model.images is None or not urls:
+        return prompt
+    ids, images = model.images.place(prompt.ids, await model.images.read(urls))
+    return Prompt(ids, prompt.text, images)
 
 
-def _write(model: LoadedModel, messages: Sequence[dict[str, Any]], **options: Any) -> Prompt:
+def _write(
+    model: LoadedModel, messages: Sequence[dict[str, Any]], *, add_special_tokens: bool, **options: Any
+) -> Prompt:
     text = model.tool_use.chat_text(messages, **options)
-    return Prompt(model.prompts.encode_chat(text), text)
+    return Prompt(model.prompts.encode_chat(text, add_special_tokens=add_special_tokens), text)
 
 
 def _as_templates_know_it(message: Message) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import GuidanceSettings, ServerSettings
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
-from guidance_core.generation import GenerationRequest, Grammar, LoraAdapter, SamplingParams
+from guidance_core.generation import GenerationRequest, Grammar, LoraAdapter, PromptImage, SamplingParams
 from guidance_core.grammar.compiler import Compilation
 
 
@@ -57,6 +57,7 @@ def generation_request(
     prompt_logprobs: int | None,
     grammar: Grammar | None,
     lora: LoraAdapter | None,
+    images: tuple[PromptImage, ...] = (),
 ) -> GenerationRequest:
     """Put a request together.
 
@@ -114,6 +115,7 @@ def generation_request(
         measure_mass=body.include_guidance and grammar is not None,
         lora=lora,
         priority=body.priority,
+        images=images,
     )
 
 
@@ -139,11 +141,19 @@ def _check_constraint_options(body: GenerationBody, grammar: Grammar | None, max
         )
 
 
-def truncated(model: LoadedModel, body: GenerationBody, prompt_ids: tuple[int, ...]) -> tuple[int, ...]:
+def truncated(
+    model: LoadedModel, body: GenerationBody, prompt_ids: tuple[int, ...], *, images: int = 0
+) -> tuple[int, ...]:
     """The end of a prompt, as ``truncate_prompt_tokens`` says; at least one token of the context is left to answer.
 
+    Args:
+        model: answers it.
+        body: the request.
+        prompt_ids: of the whole prompt.
+        images: how many the prompt has.
+
     Raises:
-        InvalidRequest: it asks for no token at all.
+        InvalidRequest: it asks for no token at all, or would cut images.
     """
     kept = body.truncate_prompt_tokens
     if kept == 0:
@@ -153,6 +163,12 @@ def truncated(model: LoadedModel, body: GenerationBody, prompt_ids: tuple[int, .
         )
     if kept == -1:
         kept = model.executor.limits().max_model_len - (body.max_tokens or 1)
+    if images and kept is not None and max(kept, 1) < len(prompt_ids):
+        raise InvalidRequest(
+            f"'truncate_prompt_tokens' would cut a prompt with images ({images} in {len(prompt_ids)} tokens): shorten "
+            "the messages instead.",
+            param="truncate_prompt_tokens",
+        )
     return prompt_ids if kept is None else prompt_ids[-max(kept, 1) :]
 
 

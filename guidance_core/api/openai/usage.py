@@ -20,6 +20,7 @@ def usage_of(answers: Sequence[Answer], compilation: Compilation | None, *, with
     """
     prompt = sum(answer.prompt_tokens for answer in answers)
     completion = sum(answer.completion_tokens for answer in answers)
+    images = sum(answer.image_tokens for answer in answers)
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -27,6 +28,7 @@ def usage_of(answers: Sequence[Answer], compilation: Compilation | None, *, with
         "prompt_tokens_details": {
             "cached_tokens": sum(answer.cached_tokens for answer in answers),
             "audio_tokens": 0,
+            **({"image_tokens": images} if images else {}),
         },
         "completion_tokens_details": {
             "reasoning_tokens": sum(answer.reasoning_tokens for answer in answers),

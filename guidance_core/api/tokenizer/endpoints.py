@@ -35,12 +35,15 @@ async def _tokens(served: ServedModel, model: LoadedModel, body: TokenizeBody) -
         prompt, special = body.prompt, body.add_special_tokens is not False
         return await off_the_loop(len(prompt), lambda: model.prompts.completion(prompt, add_special_tokens=special))
     conversation = body.conversation(served.name)
-    written = await prompt_of(model, served.settings.model, conversation, conversation.tools or [], None)
-    if not body.add_special_tokens:
-        return written.ids
-    return await off_the_loop(
-        len(written.text), lambda: model.prompts.encode_chat(written.text, add_special_tokens=True)
+    written = await prompt_of(
+        model,
+        served.settings.model,
+        conversation,
+        conversation.tools or [],
+        None,
+        add_special_tokens=body.add_special_tokens is True,
     )
+    return written.ids
 
 
 async def detokenize(served: ServedModel, request: Request) -> Response:

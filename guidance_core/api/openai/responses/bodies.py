@@ -46,6 +46,14 @@ class TextPart(_Item):
     parsed: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
 
+class ImagePart(_Item):
+    """An image of a message, for models that take them."""
+
+    type: Literal["input_image"]
+    image_url: str = Field(description="`data:image/png;base64,…`, or a URL to fetch where the service does that.")
+    detail: str | None = Field(None, description="`auto` or `high`: as the model's processor sees it.")
+
+
 def _as_parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
@@ -54,12 +62,16 @@ def _as_parts(content: Any) -> Any:
 Text = Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
 
 
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Content = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
+
+
 class MessageItem(_Item):
     """A message."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Text
+    content: Content
     id: str | None = None
     status: str | None = None
     phase: str | None = Field(None, description="As answers have it; has no effect.")

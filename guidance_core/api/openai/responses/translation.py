@@ -8,6 +8,7 @@ from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.responses.bodies import (
     AllowedFunctionTools,
     CallItem,
+    ImagePart,
     MessageItem,
     NamedFunctionTool,
     ReasoningItem,
@@ -78,9 +79,9 @@ def messages(body: ResponsesBody) -> list[dict[str, Any]]:
             case ResultItem():
                 written.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
             case MessageItem() if item.role != "assistant":
-                written.append({"role": item.role, "content": _text(item.content)})
+                written.append({"role": item.role, "content": _content(item.content)})
             case MessageItem():
-                _assistant(written, "content")["content"] = _text(item.content)
+                _assistant(written, "content")["content"] = _content(item.content)
             case ReasoningItem():
                 text = "".join(part.text for part in item.content or item.summary)
                 _assistant(written, "reasoning_content")["reasoning_content"] = text
@@ -121,6 +122,18 @@ def _assistant(written: list[dict[str, Any]], without: str | None = None) -> dic
 
 def _text(parts: list[TextPart]) -> str:
     return "\n".join(part.text for part in parts)
+
+
+def _content(parts: list[TextPart | ImagePart]) -> str | list[dict[str, Any]]:
+    texts = [part for part in parts if isinstance(part, TextPart)]
+    if len(texts) == len(parts):
+        return _text(texts)
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}}
+        for part in parts
+    ]
 
 
 def _tool_choice(body: ResponsesBody) -> Any:
