@@ -114,7 +114,8 @@ def check_masks(model: Any, max_model_len: int, device: torch.device) -> None:
     model.set_attn_implementation(name)
     ids = torch.tensor([_token_ids(model)], device=device)
     with torch.no_grad():
-        model(input_ids=ids, use_cache=False)
+        # With a mask of its own, transformers 4 does not take the tokens for several sequences in a row.
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     if not layers:
         raise ValueError("its attention layers do not use transformers' attention interface")
     if not all(layers):
