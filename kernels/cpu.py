@@ -55,18 +55,14 @@ class CpuKernels:
             selection: at least one mask and one token, on the CPU.
         """
         logits, masks = selection.logits, selection.bitmask
-        if not isinstance(logits, torch.Tensor):
-            for source, target in enumerate(selection.targets()):
-                if target >= 0:
-                    self._mask(selection.row(target)[None], masks[source, None], None)
-        elif selection.rows is None:
-            self._mask(logits, masks, None)
-        else:
-            self._mask(logits, masks, array("i", selection.targets()))
-
-    def _mask(self, logits: torch.Tensor, masks: torch.Tensor, targets: array[int] | None) -> None:
-        function, minus_infinity = self._by_dtype[logits.dtype]
-        function(*_rows(logits, masks, targets), minus_infinity)
+        function, minus_infinity = self._by_dtype[selection.dtype]
+        if isinstance(logits, torch.Tensor):
+            targets = None if selection.rows is None else array("i", selection.targets())
+            function(*_rows(logits, masks, targets), minus_infinity)
+            return
+        for source, target in enumerate(selection.targets()):
+            if target >= 0:
+                function(*_rows(selection.row(target)[None], masks[source, None], None), minus_infinity)
 
     def allowed_masses(self, logits: torch.Tensor, selection: Selection) -> torch.Tensor:
         """See `kernels.allowed_mass.allowed_masses`.
@@ -87,8 +83,8 @@ def _rows(
     """The arguments that all kernels have, in their order; they must outlive the call."""
     count, words = masks.shape
     listed = None if targets is None else targets.buffer_info()[0]
-    vocabulary = logits.shape[1]
-    return logits.data_ptr(), logits.stride(0), masks.data_ptr(), masks.stride(0), listed, count, vocabulary, words
+    stride, mask_stride = logits.stride()[0], masks.stride()[0]
+    return logits.data_ptr(), stride, masks.data_ptr(), mask_stride, listed, count, logits.shape[1], words
 
 
 @cache

@@ -16,6 +16,8 @@ from kernels.launch_plan import THREADS, plan_plain
 from kernels.selection import Logits, Rows, Selection, on_stream, select
 from kernels.tensor_operations import mask_with_tensor_operations
 
+_CPU = torch.device("cpu")
+
 
 def mask_logits(logits: Logits, bitmask: torch.Tensor, rows: Rows = None, *, stream: int | None = None) -> None:
     """Set what ``bitmask`` does not allow to −inf, in place.
@@ -47,7 +49,7 @@ def mask_logits(logits: Logits, bitmask: torch.Tensor, rows: Rows = None, *, str
     if selection.count == 0 or selection.vocabulary == 0:
         return
     device = selection.device
-    if device.type == "cpu":
+    if device == _CPU:
         mask_on_cpu(selection)
         return
     with on_stream(device, stream):

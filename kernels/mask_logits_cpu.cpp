@@ -1,14 +1,14 @@
 // The mask kernels for processors. Compiled at run time by kernels/cxx.py, called by kernels/cpu.py.
 //
-// There are no intrinsics: inner loops have a fixed number of lanes and no branch, so that the compiler makes them vector
-// instructions of any width, on any architecture. Nothing here allocates, throws or keeps state.
+// There are no intrinsics: inner loops have a fixed number of lanes and no branch, so that the compiler makes them
+// vector instructions of any width. Nothing here allocates, throws or keeps state.
 //
 // What masking must cost is reading the mask and writing what it forbids:
 //  - 64 words of a mask that allow everything are one comparison, and no logit is touched.
 //  - A word that forbids everything is stored over; its logits are not read.
-//  - A word of both kinds is read, blended and written. Stores under a mask, which need not read, are 1.3 to 1.9 times as
-//    slow outside the nearer caches (AMD EPYC with AVX-512), and one store per zero mispredicts.
-// Up to 32 rows of 49,152 logits then take what filling the same memory takes, on one thread. There are no others: rows
+//  - A word of both kinds is read, blended and written. Stores under a mask, which need not read, are up to 1.9 times as
+//    slow outside the nearer caches (AMD EPYC with AVX-512); a store per zero mispredicts, even where zeros are few.
+// 32 rows of 49,152 logits then take about what filling the same memory takes, on one thread. There are no others: rows
 // are few, and PyTorch's threads may still be spinning on the other cores.
 //
 // Rows are unaligned in general (odd vocabularies), and memory from elsewhere may be aligned to less than its type.
@@ -20,9 +20,13 @@ namespace {
 
 using Index = std::int64_t;
 typedef std::uint32_t Word __attribute__((aligned(1), may_alias));
-typedef std::uint32_t Bits32 __attribute__((aligned(1), may_alias));
-typedef std::uint16_t Bits16 __attribute__((aligned(1), may_alias));
 typedef float Logit __attribute__((aligned(1), may_alias));
+
+// As an argument of a template, a type would lose its attributes: those of a struct's stay.
+template <typename Bits>
+struct __attribute__((packed, may_alias)) Place {
+    Bits bits;
+};
 
 constexpr int kWordTokens = 32;
 constexpr int kBlockWords = 64;
@@ -37,23 +41,25 @@ inline bool allows_all(const Word* mask) {
 
 // Overwrite what some words forbid of their tokens, looking ever closer where something is forbidden.
 template <int kWords, typename Bits>
-inline void mask_words(Bits* logits, const Word* mask, Bits minus_infinity) {
+inline void mask_words(Place<Bits>* logits, const Word* mask, Bits minus_infinity) {
     if (allows_all<kWords>(mask)) return;
     if constexpr (kWords > 1) {
         constexpr int kPart = kWords / 8;
-        for (int i = 0; i < kWords; i += kPart) mask_words<kPart, Bits>(logits + i * kWordTokens, mask + i, minus_infinity);
+        for (int i = 0; i < kWords; i += kPart) {
+            mask_words<kPart, Bits>(logits + i * kWordTokens, mask + i, minus_infinity);
+        }
     } else if (const std::uint32_t allowed = *mask; allowed == 0) {
-        for (int i = 0; i < kWordTokens; ++i) logits[i] = minus_infinity;
+        for (int i = 0; i < kWordTokens; ++i) logits[i].bits = minus_infinity;
     } else {
         for (int i = 0; i < kWordTokens; ++i) {
             const Bits keep = static_cast<Bits>(-static_cast<Bits>(allowed >> i & 1));
-            logits[i] = static_cast<Bits>((logits[i] & keep) | (minus_infinity & ~keep));
+            logits[i].bits = static_cast<Bits>((logits[i].bits & keep) | (minus_infinity & ~keep));
         }
     }
 }
 
 template <typename Bits>
-void mask_row(Bits* logits, const Word* mask, Index vocabulary, Index words, Bits minus_infinity) {
+void mask_row(Place<Bits>* logits, const Word* mask, Index vocabulary, Index words, Bits minus_infinity) {
     const Index whole = words < vocabulary / kWordTokens ? words : vocabulary / kWordTokens;
     Index word = 0;
     for (; word + kBlockWords <= whole; word += kBlockWords) {
@@ -64,15 +70,15 @@ void mask_row(Bits* logits, const Word* mask, Index vocabulary, Index words, Bit
     if (whole < words) {
         const std::uint32_t last = mask[whole];
         for (int bit = 0; token < vocabulary; ++token, ++bit) {
-            if ((last >> bit & 1) == 0) logits[token] = minus_infinity;
+            if ((last >> bit & 1) == 0) logits[token].bits = minus_infinity;
         }
     }
-    for (; token < vocabulary; ++token) logits[token] = minus_infinity;
+    for (; token < vocabulary; ++token) logits[token].bits = minus_infinity;
 }
 
 template <typename Bits>
-void mask_rows(Bits* logits, Index stride, const Word* masks, Index mask_stride, const std::int32_t* targets, Index count,
-               Index vocabulary, Index words, Bits minus_infinity) {
+void mask_rows(Place<Bits>* logits, Index stride, const Word* masks, Index mask_stride, const std::int32_t* targets,
+               Index count, Index vocabulary, Index words, Bits minus_infinity) {
     for (Index i = 0; i < count; ++i) {
         const Index target = targets == nullptr ? i : targets[i];
         if (target >= 0) {
@@ -81,7 +87,7 @@ void mask_rows(Bits* logits, Index stride, const Word* masks, Index mask_stride,
     }
 }
 
-// exp(x) for x <= 0, within 2 units in the last place; 0 below the smallest normal number, NaN for NaN.
+// exp(x) for x <= 0, to some 3e-7 of its value; 0 below the smallest normal number, NaN for NaN.
 inline float exp_of_negative(float x) {
     constexpr float kLowest = -87.3f;
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
@@ -105,7 +111,7 @@ inline float exp_of_negative(float x) {
     return x < kLowest ? 0.0f : series * power;
 }
 
-// Sums of exp(logit - peak), over all tokens and over those that are allowed, where the peak is the highest logit so far.
+// Sums of exp(logit - peak), over all tokens and over those that are allowed; the peak is the highest logit so far.
 struct Mass {
     float peak = -__builtin_inff();
     double all = 0;
@@ -177,16 +183,16 @@ float allowed_mass(const Logit* logits, const Word* mask, Index vocabulary, Inde
 // masks: [count, words], `mask_stride` words from row to row; tokens beyond the last word are forbidden.
 // targets: [count], the row of logits of each mask, negative to skip it; null: mask i is row i's.
 // minus_infinity: its bits in the logits' type.
-extern "C" void mask_logits_32(Bits32* logits, Index stride, const Word* masks, Index mask_stride,
+extern "C" void mask_logits_32(Place<std::uint32_t>* logits, Index stride, const Word* masks, Index mask_stride,
                                const std::int32_t* targets, Index count, Index vocabulary, Index words,
                                std::uint32_t minus_infinity) {
-    mask_rows<Bits32>(logits, stride, masks, mask_stride, targets, count, vocabulary, words, minus_infinity);
+    mask_rows<std::uint32_t>(logits, stride, masks, mask_stride, targets, count, vocabulary, words, minus_infinity);
 }
 
-extern "C" void mask_logits_16(Bits16* logits, Index stride, const Word* masks, Index mask_stride,
+extern "C" void mask_logits_16(Place<std::uint16_t>* logits, Index stride, const Word* masks, Index mask_stride,
                                const std::int32_t* targets, Index count, Index vocabulary, Index words,
                                std::uint32_t minus_infinity) {
-    mask_rows<Bits16>(logits, stride, masks, mask_stride, targets, count, vocabulary, words,
+    mask_rows<std::uint16_t>(logits, stride, masks, mask_stride, targets, count, vocabulary, words,
                       static_cast<std::uint16_t>(minus_infinity));
 }
 

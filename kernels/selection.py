@@ -117,7 +117,7 @@ class Selection:
 def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
     """Check a call's arguments; see `kernels.mask_logits.mask_logits` for what is raised."""
     if isinstance(logits, torch.Tensor):
-        if logits.ndim != 2 or logits.stride(1) != 1:
+        if logits.ndim != 2 or logits.stride()[1] != 1:
             raise ValueError("logits must be a matrix with contiguous rows, a list of rows or RowPointers")
         total, vocabulary = logits.shape
         dtype, device = logits.dtype, logits.device
@@ -140,7 +140,7 @@ def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
                 )
     if dtype not in LOGITS or bitmask.dtype != torch.int32:
         raise TypeError(f"masks are int32 and logits float32, float16 or bfloat16, not {bitmask.dtype} and {dtype}")
-    if bitmask.ndim != 2 or bitmask.stride(1) != 1:
+    if bitmask.ndim != 2 or bitmask.stride()[1] != 1:
         raise ValueError("the bitmask must be a matrix with contiguous rows")
     if not bitmask.is_cpu and bitmask.device != device:
         raise TypeError(f"the bitmask is on {bitmask.device}, the logits on {device}")

@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace) -> Table:
         table.copy_bandwidth = timing.copy_bandwidth(options.rounds)
     else:
         torch.set_num_threads(1)
-        candidates = contenders.on_cpu()
+        candidates, table.missing = contenders.on_cpu()
     for name in options.dtypes:
         for vocabulary in options.vocabularies:
             for rows in options.rows:

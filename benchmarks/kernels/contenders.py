@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kernels.arguments import Fusion
+from kernels.cpu import cpu_kernels
 from kernels.cuda_device import SOURCE, CudaDevice
+from kernels.cxx import INSTALL
 from kernels.fused_mask import FusedMask
 from kernels.launch_plan import split_row
 from kernels.mask_logits import mask_logits
+from kernels.numpy_operations import mask_with_numpy
 from kernels.selection import select
-from kernels.tensor_operations import mask_with_tensor_operations
 
 Call = Callable[[torch.Tensor, torch.Tensor], object]
 
@@ -37,50 +39,61 @@ class Contender:
     is_fused: bool = False
 
 
-def on_cpu() -> list[Contender]:
-    """Ours first."""
-    contenders = [
-        Contender("ours", lambda logits, bitmask: mask_logits),
-        Contender("tensor operations", lambda logits, bitmask: _tensor_operations),
-    ]
-    try:
-        from xgrammar.kernels.apply_token_bitmask_inplace_cpu import apply_token_bitmask_inplace_cpu
-    except ImportError:
-        return contenders
-    return [*contenders, Contender("xgrammar", lambda logits, bitmask: apply_token_bitmask_inplace_cpu)]
+def on_cpu() -> tuple[list[Contender], list[str]]:
+    """Those that can run, ours first; and why others cannot."""
+    kernels = cpu_kernels()
+    if kernels is None:
+        contenders, missing = [], [f"ours, compiled: {INSTALL}"]
+    else:
+        contenders, missing = [_fixed("ours", mask_logits)], []
+    contenders.append(_fixed("ours, numpy", lambda logits, bitmask: mask_with_numpy(select(logits, bitmask, None))))
+    return _with_others(
+        contenders, missing, (("xgrammar", _xgrammar_cpu), ("llguidance torch.compile", _llguidance_cpu))
+    )
 
 
 def on_gpu() -> tuple[list[Contender], list[str]]:
     """Those that can run, ours first; and why others cannot."""
     contenders = [
-        Contender("ours", lambda logits, bitmask: mask_logits),
+        _fixed("ours", mask_logits),
         Contender("ours, fused", _fused, is_fused=True),
         Contender("block per row", _block_per_row, is_fused=True),
     ]
-    missing: list[str] = []
-    for name, load in (
+    others = (
         ("xgrammar CUDA", _xgrammar_cuda),
         ("xgrammar Triton", _xgrammar_triton),
         ("llguidance torch.compile", _llguidance),
-    ):
-        try:
-            call = load()
-        # A missing package, no CUDA toolkit to compile with: what others raise is theirs.
-        except Exception as error:
-            missing.append(f"{name}: {error}")
-            continue
-        contenders.append(Contender(name, lambda logits, bitmask, call=call: call))  # type: ignore[misc]
+    )
+    return _with_others(contenders, [], others)
+
+
+def _with_others(
+    contenders: list[Contender], missing: list[str], others: Sequence[tuple[str, Callable[[], Call]]]
+) -> tuple[list[Contender], list[str]]:
+    for name, load in others:
+        call = _load(name, load, missing)
+        if call is not None:
+            contenders.append(_fixed(name, call))
     return contenders, missing
+
+
+def _load(name: str, load: Callable[[], Call], missing: list[str]) -> Call | None:
+    try:
+        return load()
+    # A missing package, no CUDA toolkit to compile with: what others raise is theirs.
+    except Exception as error:
+        missing.append(f"{name}: {error}")
+        return None
+
+
+def _fixed(name: str, call: Call) -> Contender:
+    return Contender(name, lambda logits, bitmask: call)
 
 
 def empty_launch() -> Callable[[], None]:
     """A kernel that does nothing."""
     device = _yardsticks()
     return lambda: device.launch("empty", torch.float32, (1, 1), 32, ())
-
-
-def _tensor_operations(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
-    mask_with_tensor_operations(select(logits, bitmask, None))
 
 
 def _sampling(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,6 +135,12 @@ def _block_per_row(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
     return call
 
 
+def _xgrammar_cpu() -> Call:
+    from xgrammar.kernels.apply_token_bitmask_inplace_cpu import apply_token_bitmask_inplace_cpu
+
+    return apply_token_bitmask_inplace_cpu  # type: ignore[no-any-return]
+
+
 def _xgrammar_cuda() -> Call:
     from xgrammar.kernels.apply_token_bitmask_inplace_cuda import apply_token_bitmask_inplace_cuda
 
@@ -132,6 +151,12 @@ def _xgrammar_triton() -> Call:
     from xgrammar.kernels.apply_token_bitmask_inplace_triton import apply_token_bitmask_inplace_triton
 
     return apply_token_bitmask_inplace_triton  # type: ignore[no-any-return]
+
+
+def _llguidance_cpu() -> Call:
+    call = _llguidance()
+    call(torch.zeros(2, 64), torch.zeros(2, 2, dtype=torch.int32))  # compiles
+    return call
 
 
 def _llguidance() -> Call:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-KINDS = {
-    "all allowed": "no token is forbidden",
-    "few forbidden": "20 tokens, each in another word of the mask",
-    "a twentieth": "each token with probability 1/20, as inside a JSON string",
-    "half": "every other word of the mask, all its 32 tokens",
-    "random": "each token with probability 1/2",
-    "few allowed": "all but 20 tokens, as between the parts of a JSON document",
-    "all forbidden": "every token",
-}
-"""The kinds of masks, and what each forbids."""
+SHARES = {"1/1000": 0.001, "1/100": 0.01, "1/20": 0.05, "1/2": 0.5, "19/20": 0.95, "999/1000": 0.999}
+"""Shares of the tokens that are forbidden: up to some percent inside a JSON string, nearly all between its parts."""
 
-_FEW = 20
+IN_RUNS = " in runs"
+
+KINDS = ("none", *SHARES, *(share + IN_RUNS for share in SHARES), "all")
+"""The kinds of masks, by what they forbid: tokens at random places, or runs of tokens."""
+
+_RUN = 64
+"""Tokens of a run. It does not begin with a word of the mask."""
 
 
 def masks(kind: str, rows: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
@@ -25,29 +23,21 @@ def masks(kind: str, rows: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
     Args:
         kind: of `KINDS`.
         rows: number of masks.
-        vocabulary: a multiple of 32.
+        vocabulary: a multiple of 64.
         seed: of what is random.
 
     Returns:
         int32 [rows, vocabulary / 32].
     """
     random = np.random.default_rng(seed)
-    words = vocabulary // 32
-    bitmask = np.zeros((rows, words), dtype=np.int32)
-    if kind in ("all allowed", "few forbidden"):
-        bitmask[:] = -1
-    if kind in ("few forbidden", "few allowed"):
-        for row in bitmask:
-            bits = np.left_shift(np.uint32(1), random.integers(0, 32, _FEW).astype(np.uint32))
-            row[random.permutation(words)[:_FEW]] ^= bits.view(np.int32)
-    elif kind == "half":
-        bitmask[:, ::2] = -1
-    elif kind == "random":
-        bitmask[:] = random.integers(-(2**31), 2**31, (rows, words))
-    elif kind == "a twentieth":
-        allowed = random.random((rows, vocabulary)) >= 1 / 20
-        bitmask[:] = np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
-    return torch.from_numpy(bitmask)
+    share = {"none": 0.0, "all": 1.0, **SHARES}[kind.removesuffix(IN_RUNS)]
+    run = _RUN if kind.endswith(IN_RUNS) else 1
+    places = vocabulary // run
+    forbidden = np.zeros((rows, places), dtype=bool)
+    forbidden[:, : round(share * places)] = True
+    allowed = ~random.permuted(forbidden, axis=1).repeat(run, axis=1)
+    packed = np.packbits(np.roll(allowed, run // 3, axis=1), axis=1, bitorder="little")
+    return torch.from_numpy(packed.view(np.int32))
 
 
 def forbidden_tokens(bitmask: torch.Tensor) -> int:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 from benchmarks.kernels import __main__ as kernels
-from benchmarks.kernels import workload
+from benchmarks.kernels import contenders, workload
 from benchmarks.kernels.contenders import Contender
 from benchmarks.kernels.table import Cell, Table
 from kernels.cuda_device import SOURCE
@@ -15,25 +16,40 @@ from kernels.nvrtc import compile_cuda
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the benchmark takes minutes")
-def test_it_writes_a_table_of_what_was_measured(tmp_path: Path) -> None:
+def test_it_writes_a_table_of_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking() -> NoReturn:
+        raise ImportError("not installed")
+
+    monkeypatch.setattr(contenders, "_llguidance_cpu", lacking)
     small = ["--rows", "2", "--vocabularies", "1024", "--dtypes", "bfloat16", "--seconds", "0"]
-    kernels.main([*small, "--kinds", "half", "few allowed", "--out", str(tmp_path)])
+    kernels.main([*small, "--kinds", "1/2", "999/1000 in runs", "--out", str(tmp_path)])
     table = json.loads((tmp_path / "kernels.json").read_text())
     assert [(cell["rows"], cell["vocabulary"], cell["kind"]) for cell in table["cells"]] == [
-        (2, 1024, "half"),
-        (2, 1024, "few allowed"),
+        (2, 1024, "1/2"),
+        (2, 1024, "999/1000 in runs"),
     ]
     assert all(taken > 0 for cell in table["cells"] for taken in cell["seconds"].values())
     assert table["cells"][0]["bytes"] == 2 * 128 + 2 * 512 * 2
-    assert (tmp_path / "kernels.md").read_text().count("| bfloat16 | 1,024 | 2 |") == 2
+    text = (tmp_path / "kernels.md").read_text()
+    assert text.count("| bfloat16 | 1,024 | 2 |") == 2
+    assert "Not measured: llguidance torch.compile: not installed." in text
 
 
 @pytest.mark.parametrize(
     ("kind", "forbidden"),
-    [("all allowed", 0), ("few forbidden", 40), ("half", 1024), ("few allowed", 2008), ("all forbidden", 2048)],
+    [("none", 0), ("1/20", 102), ("1/2", 1024), ("19/20", 1946), ("1/2 in runs", 1024), ("all", 2048)],
 )
 def test_masks_forbid_what_their_kind_says(kind: str, forbidden: int) -> None:
-    assert workload.forbidden_tokens(workload.masks(kind, 2, 1024)) == forbidden
+    masks = workload.masks(kind, 2, 1024)
+    assert workload.forbidden_tokens(masks) == forbidden
+    if 0 < forbidden < 2048:
+        assert not torch.equal(masks[0], masks[1])
+
+
+def test_runs_are_runs_that_no_word_of_the_mask_begins() -> None:
+    scattered, runs = (workload.masks(kind, 1, 2**16) for kind in ("1/20", "1/20 in runs"))
+    assert ((scattered != 0) & (scattered != -1)).sum() > 1000
+    assert 51 < ((runs != 0) & (runs != -1)).sum() <= 2 * 51
 
 
 def test_a_contender_that_masks_wrongly_is_not_measured() -> None:
