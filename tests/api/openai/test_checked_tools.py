@@ -75,8 +75,10 @@ def called(message: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("tool_format", FORMATS)
-@pytest.mark.parametrize("choice", ["auto", "required", "pick"])
-@pytest.mark.parametrize("response_format", [None, UNIQUE_FORMAT])
+@pytest.mark.parametrize(
+    ("choice", "response_format"),
+    [("auto", None), ("auto", UNIQUE_FORMAT), ("required", None), ("pick", UNIQUE_FORMAT)],
+)
 async def test_calls_whose_arguments_fail_are_generated_again(
     client: httpx.AsyncClient,
     loaded: LoadedModel,
