@@ -56,7 +56,7 @@ def test_a_stream_is_the_same_answer_in_pieces(openai: OpenAI) -> None:
 def test_a_continuation_is_scored_as_lm_evaluation_harness_asks_for_it(openai: OpenAI, max_tokens: int) -> None:
     """Greedily answered, it is at each place the likeliest token, with the probability that answering it had."""
     prompt = "The capital of France is"
-    told = openai.completions.create(model=MODEL, prompt=prompt, max_tokens=4, temperature=0, logprobs=1).choices[0]
+    told = openai.completions.create(model=MODEL, prompt=prompt, max_tokens=2, temperature=0, logprobs=1).choices[0]
     assert told.logprobs is not None
     scored = openai.completions.create(
         model=MODEL, prompt=[prompt + told.text, "Paris"], max_tokens=max_tokens, temperature=0, logprobs=1, echo=True
@@ -65,8 +65,8 @@ def test_a_continuation_is_scored_as_lm_evaluation_harness_asks_for_it(openai: O
     assert whole is not None
     assert short is not None
     assert None not in (whole.tokens, whole.token_logprobs, whole.top_logprobs)
-    start = len(whole.tokens or []) - max_tokens - 4
-    continuation = slice(start, start + 4)
+    start = len(whole.tokens or []) - max_tokens - 2
+    continuation = slice(start, start + 2)
     assert (whole.tokens or [])[continuation] == told.logprobs.tokens
     assert (whole.token_logprobs or [])[continuation] == pytest.approx(told.logprobs.token_logprobs, abs=0.2)
     for logprob, top in zip(

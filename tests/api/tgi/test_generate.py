@@ -75,13 +75,17 @@ async def test_the_details_have_exactly_its_shape(client: httpx.AsyncClient, exe
 async def test_the_prompts_tokens_come_with_their_logprobs_and_the_details(
     client: httpx.AsyncClient, hello: str, executor: ScriptedExecutor
 ) -> None:
-    details = (await client.post("/tgi/generate", json=ask("Once upon", decoder_input_details=True))).json()["details"]
+    async def details_of(**parameters: Any) -> dict[str, Any]:
+        body = {"inputs": "Once upon", "parameters": {"decoder_input_details": True, **parameters}}
+        details: dict[str, Any] = (await client.post("/tgi/generate", json=body)).json()["details"]
+        return details
+
+    details = await details_of()
     assert [token["text"] for token in details["prefill"]] == ["Once", " upon"]
     assert [token["logprob"] for token in details["prefill"]] == [None, -1.0]
     assert details["prefill"][0]["id"] == executor.requests[0].prompt_ids[0]
     assert len(details["tokens"]) == 6
-    options = {"decoder_input_details": True, "best_of": 2, "do_sample": True}
-    best = (await client.post("/tgi/generate", json=ask("Once upon", **options))).json()["details"]
+    best = await details_of(best_of=2, do_sample=True)
     [other] = best["best_of_sequences"]
     assert best["prefill"] == other["prefill"] == details["prefill"]
     assert [request.sampling.prompt_logprobs for request in executor.requests[1:]] == [0, None]
