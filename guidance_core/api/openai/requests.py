@@ -81,11 +81,11 @@ def generation_request(
             "'stream_options': {'include_usage': true}.",
             param="include_guidance",
         )
-    return GenerationRequest(
     if body.prompt_logprobs is not None and body.stream:
         raise InvalidRequest(
             "'prompt_logprobs' have no place in a stream: leave out 'stream'.", param="prompt_logprobs"
         )
+    return GenerationRequest(
         request_id=uuid.uuid4().hex,
         prompt_ids=prompt_ids,
         sampling=SamplingParams(
