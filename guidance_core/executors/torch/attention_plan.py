@@ -193,7 +193,14 @@ class AttentionPlan:
         self.groups = [Group([spans[i] for i in group], device) for group in groups]
         self.chunks = [spans[i] for i in chunks]
         self._device = device
+        self._alone: dict[Span, Group] = {}
         self._masks: dict[tuple[Span, int | None], torch.Tensor | None] = {}
+
+    def alone(self, chunk: Span) -> Group:
+        """A chunk as a group of its own, for attention that wants it as one."""
+        if chunk not in self._alone:
+            self._alone[chunk] = Group([chunk], self._device)
+        return self._alone[chunk]
 
     def chunk_mask(self, chunk: Span, window: int | None) -> torch.Tensor | None:
         """Which keys each token of a chunk sees, bool ``[length, keys]``; None where it is all up to itself.

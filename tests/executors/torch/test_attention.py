@@ -16,6 +16,7 @@ VERY_RAGGED = [Span(slot, 5 + slot, 1) for slot in (0, 3, 4, 5)] + [Span(6, 800,
 MANY_KEYS = [Span(slot, 200 + slot, 1) for slot in (0, 1, 2, 3, 5, 6, 7, 8)]
 FORCED = [Span(0, 0, 12), Span(5, 20, 3), Span(2, 7, 9)]
 CHUNKS = [Span(0, 0, 30), Span(5, 20, 3), Span(2, 7, 19)]
+LONG_CHUNKS = [Span(0, 0, 64), Span(5, 21, 70), Span(2, 7, 1)]
 MIXED = [Span(5, 20, 3), Span(1, 6, 1), Span(0, 0, 22), Span(8, 33, 1), Span(3, 500, 2)]
 
 
@@ -36,7 +37,7 @@ def textbook(query, keys, values, span, scaling, window, softcap, sinks):
     return torch.einsum("hqk,hkd->qhd", weights / total, values)
 
 
-@pytest.mark.parametrize("spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, FORCED, CHUNKS, MIXED], ids=len)
+@pytest.mark.parametrize("spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, FORCED, CHUNKS, LONG_CHUNKS, MIXED], ids=len)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dtype"),
     [(4, 2, torch.float32), (3, 3, torch.float32), (4, 2, torch.bfloat16), (3, 3, torch.bfloat16)],
@@ -102,6 +103,17 @@ def test_neighbouring_slots_are_read_in_place():
     slab = torch.zeros(SLOTS, MAX_LEN, 1, HEAD_DIM).transpose(1, 2)
     (together,) = AttentionPlan(DECODE, CPU).groups
     assert together.select(slab, None).data_ptr() == slab[2].data_ptr()
+
+
+def test_keys_are_gathered_in_shapes_that_come_again():
+    slab = torch.zeros(SLOTS, MAX_LEN, 2, HEAD_DIM).transpose(1, 2)
+
+    def shapes(*spans: Span) -> list[torch.Size]:
+        return [group.gather(slab, None).shape for group in AttentionPlan(spans, CPU).groups]
+
+    assert shapes(Span(2, 40, 1)) == shapes(Span(2, 47, 1)) == [(2, 48, HEAD_DIM)]
+    assert shapes(Span(2, 48, 1)) == [(2, 64, HEAD_DIM)]
+    assert shapes(Span(2, MAX_LEN - 1, 1)) == [(2, MAX_LEN, HEAD_DIM)]
 
 
 def test_equal_lengths_need_no_mask():
