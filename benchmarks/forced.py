@@ -140,8 +140,9 @@ async def measure(model_name: str, dtype: str, streams: list[int], rounds: int) 
         bare.start(model.path, environment, schema=schema, forced_tokens=False) as without,
     ):
         contenders = (with_forced, without)
+        most = max(streams)
         for contender in contenders:
-            await contender.complete(questions, LONGEST_ANSWER, streams=max(streams))  # warms up
+            await contender.complete(list(islice(cycle(questions), most)), LONGEST_ANSWER, streams=most)  # warms up
         for number in streams:
             asked = list(islice(cycle(questions), max(_DOCUMENTS, _DOCUMENTS_OF_A_STREAM * number)))
             answers: dict[Bare, list[list[Stream]]] = {contender: [] for contender in contenders}
