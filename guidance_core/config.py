@@ -260,7 +260,17 @@ class ImageSettings(_Section):
 class GuidanceSettings(_Section):
     """Grammars: compiling and enforcing them."""
 
-    threads: int | None = Field(None, ge=1, description="llguidance's threads; by default one per core, at most 8.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="llguidance's threads; by default one per core, at most 8; behind a CPU's forward pass, as many "
+        "as torch.num_threads leaves idle.",
+    )
+    masks_ahead: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Fill masks behind the forward pass: auto does so on a GPU, and on a CPU where torch.num_threads "
+        "leaves a core idle. Where it does not, a mask is only filled for a token that its grammar forbids.",
+    )
     forced_tokens: bool = Field(True, description="Append tokens that the grammar forces without sampling them.")
     cache_size: int = Field(256, ge=0, description="Compiled grammars kept for requests that come again.")
     check_attempts: int = Field(
@@ -280,11 +290,6 @@ class GuidanceSettings(_Section):
     step_lexer_fuel: int | None = Field(None, ge=1, description="llguidance: lexer fuel for one mask.")
     step_max_items: int | None = Field(None, ge=1, description="llguidance: Earley items for one mask.")
     max_lexer_states: int | None = Field(None, ge=1, description="llguidance: most lexer states.")
-    masks_ahead: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Fill masks behind the forward pass: auto does so on a GPU, and on a CPU where torch.num_threads "
-        "leaves a core idle. Where it does not, a mask is only filled for a token that its grammar forbids.",
-    )
     max_grammar_size: int | None = Field(None, ge=1, description="llguidance: most symbols in a grammar.")
     max_items_in_row: int | None = Field(None, ge=1, description="llguidance: most Earley items in a row.")
 

@@ -114,7 +114,8 @@ class GuidanceBatch:
         self._vocab_size = vocab_size
         self._settings = settings
         self._eos = end_tokens(tokenizer)
-        self._executor = LLExecutor(num_threads=settings.threads or min(8, available_cores()))
+        self.ahead = _fills_ahead(settings, torch.device(device))
+        self._executor = LLExecutor(num_threads=settings.threads or _mask_threads(self.ahead, torch.device(device)))
         self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
         words = -(-tokenizer.vocab_size // 32)
         pinned = torch.device(device).type == "cuda"
@@ -127,7 +128,6 @@ class GuidanceBatch:
         self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
         self._filling: Future[float] | None = None
-        self.ahead = _fills_ahead(settings, torch.device(device))
         self._filled: set[int] = set()
         self._seconds = 0.0
         self._judged_alone: set[int] = set()
@@ -454,6 +454,12 @@ def _fills_ahead(settings: GuidanceSettings, device: torch.device) -> bool:
     if settings.masks_ahead != "auto":
         return settings.masks_ahead == "always"
     return device.type != "cpu" or torch.get_num_threads() < available_cores()
+
+
+def _mask_threads(ahead: bool, device: torch.device) -> int:
+    """As many as cores, at most 8; behind a CPU's forward pass as many as it leaves idle: more would slow it down."""
+    busy = torch.get_num_threads() if ahead and device.type == "cpu" else 0
+    return min(8, max(1, available_cores() - busy))
 
 
 def _error(matcher: LLMatcher) -> str | None:

@@ -293,6 +293,22 @@ def test_masks_are_filled_behind_the_forward_pass_where_it_leaves_a_core_idle(
     batch.wait()
 
 
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [({}, 1), ({"masks_ahead": "never"}, 4), ({"masks_ahead": "always", "threads": 2}, 2)],
+    ids=str,
+)
+def test_masks_take_no_core_from_the_forward_pass(
+    make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], threads: int
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr("guidance_core.guidance.batch.LLExecutor", lambda num_threads: started.append(num_threads))
+    make_batch(**settings)
+    assert started == [threads]
+
+
 def test_masks_that_nobody_applied_do_not_disturb_the_next_step(
     make_batch: MakeBatch, grammar: Callable[[Constraint], Grammar], ll_tokenizer: LLTokenizer
 ) -> None:
