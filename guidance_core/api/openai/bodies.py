@@ -195,7 +195,10 @@ class Message(BaseModel):
     content: Annotated[
         str | list[dict[str, Any]] | None,
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
-    ] = Field(None, description="Text, or a list of parts of type `text`.")
+    ] = Field(
+        None,
+        description="Text, or a list of parts of type `text`; of the user, and for models that take them, `image_url`.",
+    )
     name: str | None = Field(
         None,
         description="Of the participant; refused where the model's template ignores it. In a message of role `tool`: "

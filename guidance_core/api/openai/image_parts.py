@@ -42,10 +42,10 @@ def _url(model: LoadedModel, role: str, part: dict[str, Any], param: str) -> tup
         why, taken = "this model takes text and images only", "'text' and 'image_url'"
         if model.images is None:
             why, taken = model.no_images, "'text'"
-        raise Unsupported(f"{param} has type {kind!r}; {why}: send parts of type {taken}.", param=f"{param}.type")
+        raise Unsupported(f"'{param}.type' is {kind!r}; {why}: send parts of type {taken}.", param=f"{param}.type")
     if role != "user":
         raise Unsupported(
-            f"{param} is an image in a message of the role {role!r}: send images in messages of the role 'user'.",
+            f"'{param}' is an image in a message of the role {role!r}: send images in messages of the role 'user'.",
             param=param,
         )
     image = part.get("image_url")

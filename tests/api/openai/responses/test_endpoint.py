@@ -202,7 +202,7 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools[0].parameters"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"input": []}, "input"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, None),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "strin"}}}}, "text.format.schema"),
