@@ -102,22 +102,17 @@ class RequestBody(bentoml.IODescriptor):
             raise invalid_request(error, given) from None
 
 
-class GenerationBody(ConstraintFields, RequestBody):
-    """What chat completions and completions have in common."""
+class AnswerFields(BaseModel):
+    """How to answer: what chat completions, completions and responses have in common."""
 
-    model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
     lora_model: str | None = Field(None, description="Name of the adapter (LoRA) to answer with, as llgtrt has it.")
     load_lora_weights: LoadLoraWeights | None = Field(
         None,
         description="`auto`, if not given: read the adapter's weights where they are not loaded. `always`: read them "
         "again. `never`: fail where they are not loaded.",
     )
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice.")
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
     top_p: float = Field(1.0, ge=0, le=1, description="Sample from the likeliest tokens that have this share together.")
-    n: int = Field(1, ge=1, description="How many choices to answer.")
-    stream: bool = Field(False, description="Answer as server-sent events.")
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
     stop: Strings | None = Field(None, max_length=16, description="Up to 16 strings that end the answer before them.")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -152,6 +147,36 @@ class GenerationBody(ConstraintFields, RequestBody):
     include_stop_str_in_output: bool = Field(
         False, description="A stop string that ended the answer is part of it, except under a constraint."
     )
+    llg_log_level: Literal["none", "warning", "json", "verbose"] = Field(
+        "none",
+        description="As llgtrt has it: with `json` and `verbose`, a choice has llguidance's reports on the answer in "
+        "`llg_logs`, captures included. What it would only warn of is refused, so there are no warnings.",
+    )
+    check_attempts: int | None = Field(
+        None,
+        ge=1,
+        description="Where the answer must be checked as a whole: most answers to generate for one choice; what still "
+        "fails is a 422. By default, and at most, as configured.",
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Use only so many tokens at the prompt's end; -1: as many as the context can hold."
+    )
+    fit_to_max_tokens: bool = Field(
+        False,
+        description="The answer ends inside its constraint within its most tokens, to be given: as they run out, "
+        "only what leads to an end is allowed. A budget that no answer fits into is refused.",
+    )
+    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
+
+
+class GenerationBody(AnswerFields, ConstraintFields, RequestBody):
+    """What chat completions and completions have in common."""
+
+    model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
+    max_tokens: int | None = Field(None, ge=1, description="Most tokens to answer per choice.")
+    n: int = Field(1, ge=1, description="How many choices to answer.")
+    stream: bool = Field(False, description="Answer as server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
     prompt_logprobs: int | None = Field(
         None,
         ge=0,
@@ -164,26 +189,6 @@ class GenerationBody(ConstraintFields, RequestBody):
         description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "
         "`stream_options.include_usage`.",
     )
-    llg_log_level: Literal["none", "warning", "json", "verbose"] = Field(
-        "none",
-        description="As llgtrt has it: with `json` and `verbose`, a choice has llguidance's reports on the answer in "
-        "`llg_logs`, captures included. What it would only warn of is refused, so there are no warnings.",
-    )
-    fit_to_max_tokens: bool = Field(
-        False,
-        description="The answer ends inside its constraint within `max_tokens`, which must be given: as the tokens run "
-        "out, only what leads to an end is allowed. A budget that no answer fits into is refused.",
-    )
-    check_attempts: int | None = Field(
-        None,
-        ge=1,
-        description="Where the answer must be checked as a whole: most answers to generate for one choice; what still "
-        "fails is a 422. By default, and at most, as configured.",
-    )
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="Use only so many tokens at the prompt's end; -1: as many as the context can hold."
-    )
-    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
 
 
 class Message(BaseModel):
@@ -226,7 +231,25 @@ class Message(BaseModel):
         return given
 
 
-class ChatBody(GenerationBody):
+class ConversationFields(BaseModel):
+    """What chat completions and responses have in common besides."""
+
+    metadata: dict[str, str] | None = Field(None, description="Accepted; has no effect on the answer.")
+    safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
+    prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
+    min_thinking_tokens: int | None = Field(None, ge=0, le=100_000, description="Fewest tokens of thought.")
+    max_thinking_tokens: int | None = Field(
+        None, ge=0, le=100_000, description="Most tokens of thought; goes before `reasoning_effort`."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
+    include_json_schema_in_prompt: bool = Field(
+        True, description="Tell the model of the JSON schema that its answer will have to follow."
+    )
+    return_expanded_prompt: bool = Field(False, description="Answer the prompt as the model got it, too.")
+    parallel_tool_calls: bool = Field(True, description="Whether one message may have several calls.")
+
+
+class ChatBody(ConversationFields, GenerationBody):
     """`POST /v1/chat/completions`."""
 
     model_config = ConfigDict(
@@ -241,9 +264,6 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(
         None, ge=0, le=MAX_TOP_LOGPROBS, description="… and of the likeliest tokens besides. Needs `logprobs`."
     )
-    metadata: dict[str, str] | None = Field(None, description="Accepted; has no effect on the answer.")
-    safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
-    prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
     tools: list[Tool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None, description="`auto` (the default with tools), `none`, `required`, one function, or some of them."
@@ -251,22 +271,12 @@ class ChatBody(GenerationBody):
     reasoning_effort: ReasoningEffort | None = Field(
         None, description="How long a model that thinks first may think; `none` is not at all."
     )
-    min_thinking_tokens: int | None = Field(None, ge=0, le=100_000, description="Fewest tokens of thought.")
-    max_thinking_tokens: int | None = Field(
-        None, ge=0, le=100_000, description="Most tokens of thought; goes before `reasoning_effort`."
-    )
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the chat template.")
     add_generation_prompt: bool | None = Field(
         None, description="Whether the prompt ends with what begins the assistant's turn; it does if not given."
     )
     continue_final_message: bool = Field(
         False, description="Go on with the last message, the assistant's, instead of beginning a new one."
     )
-    include_json_schema_in_prompt: bool = Field(
-        True, description="Tell the model of the JSON schema that its answer will have to follow."
-    )
-    return_expanded_prompt: bool = Field(False, description="Answer the prompt as the model got it, too.")
-    parallel_tool_calls: bool = Field(True, description="Whether one message may have several calls.")
 
     @classmethod
     def refused(cls) -> Mapping[str, Refused]:

@@ -6,7 +6,7 @@ import uuid
 
 from guidance_core.api.bad_words import bad_token_ids
 from guidance_core.api.constrained import compiled
-from guidance_core.api.openai.bodies import GenerationBody
+from guidance_core.api.openai.bodies import AnswerFields, GenerationBody
 from guidance_core.api.openai.constraints import FieldConstraint
 from guidance_core.api.resampling import SMALLEST_TOP_P, CheckBudget
 from guidance_core.api.served_model import LoadedModel
@@ -96,16 +96,16 @@ def generation_request(
             top_k=max(body.top_k or 0, 0),
             top_p=max(body.top_p, SMALLEST_TOP_P),
             min_p=body.min_p,
-            repetition_penalty=body.repetition_penalty,
             typical_p=body.typical_p,
+            repetition_penalty=body.repetition_penalty,
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             logit_bias=_logit_bias(body, model.executor.limits().vocab_size),
             seed=body.seed,
             # A log of the grammar needs the tokens, which come with their logprobs.
             logprobs=0 if logprobs is None and logged_grammar(body, grammar) is not None else logprobs,
-            stop_token_ids=tuple(body.stop_token_ids or ()),
             prompt_logprobs=prompt_logprobs,
+            stop_token_ids=tuple(body.stop_token_ids or ()),
             ignore_eos=body.ignore_eos,
             bad_token_ids=bad_token_ids(model.prompts, body.bad_words or (), param="bad_words"),
         ),
@@ -119,7 +119,7 @@ def generation_request(
     )
 
 
-def logged_grammar(body: GenerationBody, grammar: Grammar | None) -> Grammar | None:
+def logged_grammar(body: AnswerFields, grammar: Grammar | None) -> Grammar | None:
     """The grammar on which llguidance shall report, or None."""
     return grammar if body.llg_log_level in ("json", "verbose") else None
 

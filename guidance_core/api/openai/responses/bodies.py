@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from guidance_core.api.openai import examples
-from guidance_core.api.openai.bodies import MAX_TOP_LOGPROBS, RequestBody, Strings
+from guidance_core.api.openai.bodies import MAX_TOP_LOGPROBS, AnswerFields, ConversationFields, RequestBody
 from guidance_core.api.openai.constraints import (
     JsonObjectFormat,
     LarkFormat,
@@ -21,7 +21,6 @@ from guidance_core.api.openai.constraints import (
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_RESPONSES, Refused
 from guidance_core.api.openai.tools import FunctionName
-from guidance_core.generation import LoadLoraWeights
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -197,7 +196,7 @@ class ResponseStreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = Field(None, description="Only false.")
 
 
-class ResponsesBody(RequestBody):
+class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
     """`POST /v1/responses`."""
 
     model_config = ConfigDict(
@@ -205,15 +204,11 @@ class ResponsesBody(RequestBody):
     )
 
     model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
-    lora_model: str | None = Field(None, description="See `/v1/chat/completions`.")
-    load_lora_weights: LoadLoraWeights | None = Field(None, description="See `/v1/chat/completions`.")
     input: Annotated[list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])] = Field(
         description="Text, or messages, calls, their results, and thoughts."
     )
     instructions: str | None = Field(None, description="What a system message says.")
     max_output_tokens: int | None = Field(None, ge=1, description="Most tokens to answer.")
-    temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
-    top_p: float = Field(1.0, ge=0, le=1, description="Sample from the likeliest tokens that have this share together.")
     text: TextOptions | None = Field(None, description="What the text must be: any, JSON, JSON of a schema, …")
     tools: list[FunctionTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: (
@@ -221,7 +216,6 @@ class ResponsesBody(RequestBody):
         | Annotated[NamedFunctionTool | AllowedFunctionTools, Field(discriminator="type")]
         | None
     ) = Field(None, description="`auto` (the default), `none`, `required`, one function, or some of them.")
-    parallel_tool_calls: bool = Field(True, description="Whether there may be several calls.")
     reasoning: ReasoningOptions | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = Field(None, description="What to answer besides.")
     top_logprobs: int | None = Field(
@@ -232,15 +226,9 @@ class ResponsesBody(RequestBody):
     )
     stream: bool = Field(False, description="Answer as server-sent events.")
     stream_options: ResponseStreamOptions | None = None
-    metadata: dict[str, str] | None = Field(None, description="Answered as it is; has no other effect.")
-    safety_identifier: str | None = Field(None, description="Accepted; has no effect on the answer.")
-    prompt_cache_key: str | None = Field(None, description="Accepted; prefixes are cached without it.")
-    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same answer.")
-    stop: Strings | None = Field(None, max_length=16, description="Up to 16 strings that end the answer before them.")
-    top_k: int | None = Field(None, ge=-1, description="Sample from the k likeliest tokens; 0 and -1 mean all.")
-    min_p: float = Field(0.0, ge=0, le=1, description="See `/v1/chat/completions`.")
-    fit_to_max_tokens: bool = Field(False, description="See `/v1/chat/completions`.")
+    include_guidance: bool = Field(
+        False, description="Adds `guidance` to the usage: how the constraint was kept, and what it cost."
+    )
 
     @classmethod
     def refused(cls) -> Mapping[str, Refused]:

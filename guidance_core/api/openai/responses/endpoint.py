@@ -13,8 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.attempt import Piece
 from guidance_core.api.events import event_stream
+from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.chat_run import ChatRun, prepare
+from guidance_core.api.openai.guidance_details import guidance_details
 from guidance_core.api.openai.logprobs import token_logprobs
+from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.responses.bodies import ResponsesBody
 from guidance_core.api.openai.responses.output import Event, Output
 from guidance_core.api.openai.responses.translation import chat_body, rename
@@ -37,7 +40,8 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
     except RequestError as error:
         rename(error)
         raise
-    writer = _Writer(served, body, run)
+    grammar = None if run.compilation is None else run.compilation.grammar
+    writer = _Writer(body, run, await GrammarLog.of(run.model, logged_grammar(body, grammar), choices=1))
     pieces = await started(run.answer.pieces())
     if body.stream:
         comments_every = served.settings.guidance.held_stream_comments if run.answer.held else None
@@ -50,8 +54,11 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
 class _Writer:
     """Writes one response."""
 
-    def __init__(self, served: ServedModel, body: ResponsesBody, run: ChatRun) -> None:
+    def __init__(self, body: ResponsesBody, run: ChatRun, log: GrammarLog) -> None:
         self._run = run
+        self._log = log
+        self._log_lines = ""
+        self._with_guidance = body.include_guidance
         self._with_logprobs = bool(body.include)
         self._output = Output()
         self._finish_reason: FinishReason | None = None
@@ -83,6 +90,8 @@ class _Writer:
             "truncation": "disabled",
             "user": body.user,
         }
+        if body.return_expanded_prompt:
+            self._head["expanded_prompt"] = run.prompt.text
 
     def response(self) -> dict[str, Any]:
         """The response as it stands."""
@@ -99,6 +108,7 @@ class _Writer:
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": self._output.items,
             "usage": self._usage() if done else None,
+            **({"llg_logs": self._log_lines} if self._log_lines else {}),
         }
 
     async def told(self, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Event], None]:
@@ -111,6 +121,7 @@ class _Writer:
                 for delta in reader.read(piece.text, last=piece.finish_reason is not None):
                     events += self._output.add(delta, logprobs)
                     logprobs = []
+                self._log_lines += await self._log.lines(0, piece)
                 if piece.finish_reason is not None:
                     self._finish_reason = piece.finish_reason
                     events += self._output.finish(complete=piece.finish_reason == "stop")
@@ -138,14 +149,17 @@ class _Writer:
         return f"event: {event['type']}\ndata: {_encode(numbered)}\n\n".encode("ascii")
 
     def _usage(self) -> dict[str, Any]:
-        answer = self._run.answer
-        return {
+        answer, compilation = self._run.answer, self._run.compilation
+        usage: dict[str, Any] = {
             "input_tokens": answer.prompt_tokens,
             "input_tokens_details": {"cached_tokens": answer.cached_tokens},
             "output_tokens": answer.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
             "total_tokens": answer.prompt_tokens + answer.completion_tokens,
         }
+        if self._with_guidance:
+            usage["guidance"] = None if compilation is None else guidance_details([answer], compilation)
+        return usage
 
 
 def _format(body: ResponsesBody) -> Any:

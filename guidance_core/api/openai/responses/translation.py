@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidance_core.api.openai.bodies import ChatBody
+from guidance_core.api.openai.bodies import AnswerFields, ChatBody, ConversationFields
 from guidance_core.api.openai.responses.bodies import (
     AllowedFunctionTools,
     CallItem,
@@ -42,22 +42,16 @@ def chat_body(body: ResponsesBody) -> ChatBody:
             "'top_logprobs' needs 'include': [\"message.output_text.logprobs\"].", param="top_logprobs"
         )
     fields: dict[str, Any] = {
+        **{name: getattr(body, name) for name in (*AnswerFields.model_fields, *ConversationFields.model_fields)},
         "model": body.model,
-        "lora_model": body.lora_model,
-        "load_lora_weights": body.load_lora_weights,
         "messages": messages(body),
         "max_completion_tokens": body.max_output_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "seed": body.seed,
-        "stop": body.stop,
         "stream": body.stream,
-        "fit_to_max_tokens": body.fit_to_max_tokens,
+        # The last event of a stream has the usage, whether it is asked for or not.
+        "stream_options": {"include_usage": True} if body.stream else None,
+        "include_guidance": body.include_guidance,
         "logprobs": bool(body.include),
         "top_logprobs": body.top_logprobs,
-        "parallel_tool_calls": body.parallel_tool_calls,
         "tools": [
             {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
             for tool in body.tools or ()

@@ -139,6 +139,61 @@ async def test_log_probabilities_on_request(openai: AsyncOpenAI, hello: str) -> 
     assert len(part.logprobs[0].top_logprobs) == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_guidance_did_is_told_on_request(client: httpx.AsyncClient, says: Any, stream: bool) -> None:
+    says('{"a": 1}')
+    body = {
+        **ASK,
+        "stream": stream,
+        "include_guidance": True,
+        "llg_log_level": "json",
+        "return_expanded_prompt": True,
+        "text": {"format": {"type": "lark_grammar", "lark_grammar": 'start: "{\\"a\\": " n "}"\nn[capture]: /[0-9]/'}},
+    }
+    answered = await client.post("/v1/responses", json=body)
+    assert answered.status_code == 200, answered.text
+    if stream:
+        event = json.loads(answered.text.rstrip().rpartition("\ndata: ")[2])
+        assert event["type"] == "response.completed"
+        response = event["response"]
+    else:
+        response = answered.json()
+    guidance = response["usage"]["guidance"]
+    assert (guidance["kind"], guidance["route"], len(guidance["choices"])) == ("lark", "exact", 1)
+    [capture] = [line for line in response["llg_logs"].splitlines() if '"object":"capture"' in line]
+    assert '"name":"n"' in capture
+    assert "Hi" in response["expanded_prompt"]
+    plain = (await client.post("/v1/responses", json={**ASK, "include_guidance": True})).json()
+    assert plain["usage"]["guidance"] is None
+    assert "llg_logs" not in plain
+
+
+async def test_what_chat_knows_of_sampling_and_guidance_is_passed_on(
+    client: httpx.AsyncClient, executor: ScriptedExecutor
+) -> None:
+    fields = {
+        "presence_penalty": 0.1, "frequency_penalty": 0.2, "repetition_penalty": 1.1, "logit_bias": {"17": -100},
+        "top_k": 40, "min_p": 0.05, "typical_p": 0.7, "min_tokens": 3, "stop_token_ids": [5], "ignore_eos": True,
+        "bad_words": ["x"], "priority": 2, "truncate_prompt_tokens": 4, "seed": 9, "stop": "y",
+    }  # fmt: skip
+    answered = await client.post("/v1/responses", json={**ASK, **fields})
+    assert answered.status_code == 200, answered.text
+    await client.post(
+        "/v1/chat/completions", json={"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **fields}
+    )
+    here, chat = executor.requests
+    assert here.sampling == chat.sampling
+    assert (here.prompt_ids, here.priority, here.stop) == (chat.prompt_ids, 2, ("y",))
+    assert here.sampling.typical_p == 0.7
+
+
+async def test_a_service_makes_no_more_attempts_than_it_is_set_to(client: httpx.AsyncClient) -> None:
+    body = {**ASK, "check_attempts": 1000, "text": {"format": {"type": "json_object"}}}
+    refused = await client.post("/v1/responses", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "check_attempts"
+
+
 async def test_thoughts_are_an_item_of_their_own(openai: AsyncOpenAI, loaded: LoadedModel, says: Any) -> None:
     tokenizer = loaded.prompts.tokenizer
     begin, end = "<repo_name>", "<reponame>"
