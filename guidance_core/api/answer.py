@@ -94,11 +94,6 @@ class Answer:
         """Prompt tokens out of the prefix cache, once the first piece has come."""
         return self._first.cached_tokens
 
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens answered so far, all choices together, without `discarded_tokens`."""
-        return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
-
     async def scored_prompt(self) -> list[PromptToken]:
         """The prompt's tokens with their log-probabilities, once the first piece has come.
 
@@ -113,6 +108,11 @@ class Answer:
             ids, detokenizer = self._request.prompt_ids, self._model.detokenizer
             self._scored_prompt = await off_the_loop(characters, lambda: prompt_tokens(ids, logprobs, detokenizer))
         return self._scored_prompt
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens answered so far, all choices together, without `discarded_tokens`."""
+        return sum(attempt.outputs[choice].completion_tokens for choice, attempt in enumerate(self._latest))
 
     @property
     def reasoning_tokens(self) -> int:

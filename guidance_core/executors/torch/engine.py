@@ -253,13 +253,13 @@ class Engine:
                 sequence.pass_images()
             for score in result.scores:
                 sequence.score(score)
+            if any(math.isnan(score.logprob) for score in result.scores):
+                self._fail(sequence, "The model computed invalid numbers (NaN or infinity) for this request.", work)
+                continue
             if result.sample is not None:
                 sampled.append((work, result))
             elif result.scores and self._is_live(sequence):
                 self._emit(sequence)
-            if any(math.isnan(score.logprob) for score in result.scores):
-                self._fail(sequence, "The model computed invalid numbers (NaN or infinity) for this request.", work)
-                continue
         self._take_samples(sampled)
 
     def _compute_or_fail(self, works: list[Work]) -> list[tuple[Work, _Result]]:
