@@ -13,11 +13,14 @@ ENDPOINTS = (*tokenizer.ENDPOINTS, *tgi.ENDPOINTS, *triton.ENDPOINTS, *guidance.
 
 _DIALECTS = tuple({endpoint.dialect.name: endpoint.dialect for endpoint in ENDPOINTS}.values())
 
+_OWNERS = {path: endpoint.dialect for endpoint in ENDPOINTS for path in (endpoint.path, *endpoint.aliases)}
+
 
 async def http_failure(request: Request, error: Exception) -> Response:
     """The answer to a request that no endpoint takes, in the shape of the dialect that the path belongs to."""
     assert isinstance(error, HTTPException)
-    for dialect in _DIALECTS:
-        if dialect.owns(request.url.path):
-            return dialect.http_failure(request, error)
+    path = request.url.path
+    owner = _OWNERS.get(path) or next((dialect for dialect in _DIALECTS if dialect.owns(path)), None)
+    if owner is not None:
+        return owner.http_failure(request, error)
     return await http_error_response(request, error)

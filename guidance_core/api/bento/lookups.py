@@ -22,6 +22,8 @@ def lookups() -> Starlette:
         routes=[
             Route("/v1/models", _models),
             Route("/v1/models/{model:path}", _model),
+            Route("/health", _ready),  # vLLM's and trtllm-serve's
+            Route("/health_check", _ready),  # openai_trtllm's
             Route("/v1/health/live", _live),
             Route("/v1/health/ready", _ready),
             Route("/v1/health/model", _model_health),

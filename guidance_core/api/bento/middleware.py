@@ -18,6 +18,8 @@ ROUTES = frozenset(
         "/",
         "/docs.json",
         "/generate",
+        "/health",
+        "/health_check",
         "/healthz",
         "/livez",
         "/metrics",

@@ -22,7 +22,7 @@ from tests.api.conftest import MODEL
 from tests.api.scripted_executor import ScriptedExecutor
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
-PROBES = ["/readyz", "/v1/health/ready"]
+PROBES = ["/readyz", "/v1/health/ready", "/health", "/health_check"]
 
 
 async def test_models_lists_the_one_that_is_served(client: httpx.AsyncClient) -> None:
