@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 import time
@@ -79,6 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _list() if options.list else _pack(options)
     except CannotPack as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # BentoML makes its folders when it is imported
+        home = os.environ.get("BENTOML_HOME", "~/bentoml")
+        print(f"error: {error}. The store is in {home} (BENTOML_HOME), which must be writable.", file=sys.stderr)
         return 1
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import bentoml
@@ -75,6 +78,23 @@ def test_a_default_model_that_cannot_be_packed_is_an_error(
     monkeypatch.setattr(smollm2, "pack", pack)
     assert main([]) == 1
     assert "error: No network." in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_is_an_error_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    home = str(tmp_path / "file" / "bentoml")
+    packing = subprocess.run(
+        [sys.executable, "pack_model.py", "--if-missing"],
+        env={**os.environ, "BENTOML_HOME": home},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert packing.returncode == 1
+    last = packing.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"The store is in {home} (BENTOML_HOME), which must be writable." in last
+    assert "Traceback" not in packing.stderr
 
 
 def test_options_that_need_a_folder_are_refused_without_one(capsys: pytest.CaptureFixture[str]) -> None:
