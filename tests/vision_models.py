@@ -151,26 +151,6 @@ def save_llava_next(folder: Path) -> Path:
     return _save(folder, config, processor)
 
 
-def save_mistral3(folder: Path) -> Path:
-    """Mistral 3 with Pixtral's vision model: a token per patch, and tokens at the ends of rows."""
-    words = tokenizer(folder, ["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
-    processor = transformers.PixtralProcessor(
-        transformers.PixtralImageProcessorPil(size={"longest_edge": 2 * _SIDE}, patch_size=7),
-        words,
-        patch_size=7,
-        spatial_merge_size=2,
-        chat_template=words.chat_template,
-    )
-    config = transformers.Mistral3Config(
-        vision_config=transformers.PixtralVisionConfig(**{**_VISION, "image_size": 2 * _SIDE}, head_dim=16),
-        text_config=transformers.MistralConfig(vocab_size=len(words), head_dim=12, **_TEXT),
-        image_token_index=words.convert_tokens_to_ids("[IMG]"),
-        spatial_merge_size=2,
-        vision_feature_layer=-1,
-    )
-    return _save(folder, config, processor)
-
-
 def save_gemma3(folder: Path) -> Path:
     """Gemma 3: the tokens of an image see each other."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}

@@ -103,7 +103,11 @@ class HistoryTemplate:
 
     def _run(self, chat: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
         items = [
-            {"identity": message["role"].capitalize(), "content": plain_text(message["content"]), "name": message.get("name")}
+            {
+                "identity": message["role"].capitalize(),
+                "content": plain_text(message["content"]),
+                "name": message.get("name"),
+            }
             for message in chat
         ]
         return self._template.render(**{**self._special_tokens, **variables, "items": items})

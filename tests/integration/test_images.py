@@ -74,6 +74,11 @@ def test_images_are_answered_as_transformers_does_streamed_or_not(client: OpenAI
         assert streamed == whole.choices[0].message.content
 
 
+def test_the_model_is_listed_as_one_that_takes_images(client: OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert model.model_dump()["executor"] == {"name": "torch", "images": "yes"}
+
+
 def test_a_schema_holds_for_what_is_said_of_an_image(client: OpenAI) -> None:
     schema = {
         "type": "object",

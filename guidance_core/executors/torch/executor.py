@@ -157,6 +157,10 @@ class TorchExecutor(Executor):
         """See `Executor.no_images`."""
         return self._loaded_or_raise().no_images
 
+    def details(self) -> dict[str, str]:
+        """See `Executor.details`."""
+        return {"images": "yes"} if self._loaded is not None and self._loaded.no_images is None else {}
+
     def health(self) -> Health:
         """See `Executor.health`."""
         return self._health

@@ -265,3 +265,22 @@ async def test_images_that_leave_no_room_for_an_answer_are_a_400(client: httpx.A
 
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/chat/completions", 400), ("/tgi/v1/chat/completions", 422), ("/tokenize", 400), ("/v1/run", 400)],
+)
+async def test_without_a_model_for_them_images_are_refused_in_every_dialect(
+    client: httpx.AsyncClient, loaded: LoadedModel, executor: ScriptedExecutor, path: str, status: int
+) -> None:
+    object.__setattr__(loaded, "images", None)  # frozen for all but this test
+    object.__setattr__(loaded, "no_images", "the executor 'triton' takes text only")
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": [part(1)]}]}
+    if path == "/v1/run":
+        body |= {"controller": "llguidance", "controller_arg": {"grammar": {"grammars": [{"lark_grammar": "start: "}]}}}
+    response = await client.post(path, json={"model": MODEL, **body} if path.startswith("/v1/chat") else body)
+
+    assert response.status_code == status  # text-generation-inference's own is 422
+    assert "the executor 'triton' takes text only" in response.text
+    assert not executor.requests
