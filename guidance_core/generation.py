@@ -72,6 +72,7 @@ class Grammar:
         check: on the route ``checked``, the JSON schema that a whole answer must validate against, or what must hold
             of a message that may call functions; else None.
         notes: what was rewritten or is left to the check, a sentence each, naming the place in the schema.
+        gap_after_thoughts: where thoughts come first: line breaks right after them are no part of the answer.
     """
 
     source: str
@@ -81,6 +82,7 @@ class Grammar:
     route: GrammarRoute = "exact"
     check: str | MessageCheck | None = None
     notes: tuple[str, ...] = ()
+    gap_after_thoughts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

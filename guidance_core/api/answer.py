@@ -121,8 +121,8 @@ class Answer:
         if thinking is None:
             return 0
         outputs = [attempt.outputs[choice] for choice, attempt in enumerate(self._latest)]
-        thoughtful = [out for out in outputs if thinking.begun or out.text.startswith(thinking.markers.begin)]
-        return sum(out.tokens_to_marker or out.completion_tokens for out in thoughtful)
+        thoughtful = [out for out in outputs if thinking.parser().thinks(out.text, out.marker_places)]
+        return sum(out.tokens_to_answer or out.completion_tokens for out in thoughtful)
 
     def output(self, choice: int) -> ChoiceOutput:
         """How a choice stands: its tokens so far, and what ended it."""
@@ -157,8 +157,8 @@ class Answer:
                 received[choice].append(piece)
                 if piece.finish_reason is None:
                     continue
-                whole = _joined(received[choice])
-                failure = await _check(grammar, self._said(whole.text)) if whole.finish_reason == "stop" else None
+                whole = joined(received[choice])
+                failure = await _check(grammar, self._said(whole)) if whole.finish_reason == "stop" else None
                 if failure is None:
                     telemetry.CHECK_ATTEMPTS.observe(self.attempts[choice])
                     yield choice, whole
@@ -166,10 +166,10 @@ class Answer:
                     received[choice].clear()
                     attempts.add(self._again(choice, failure).pieces())
 
-    def _said(self, text: str) -> str:
+    def _said(self, whole: TextDelta) -> str:
         """An answer's text without thoughts."""
         thinking = self._text.thinking
-        return text if thinking is None else thinking.parser().split(text)[1]
+        return whole.text if thinking is None else thinking.parser().split(whole.text, whole.markers)[1]
 
     def _again(self, choice: int, failure: str) -> Attempt:
         """The next attempt at a choice whose latest one was rejected."""
@@ -202,11 +202,12 @@ async def _check(grammar: Grammar, text: str) -> str | None:
     return failure
 
 
-def _joined(pieces: Sequence[TextDelta]) -> TextDelta:
+def joined(pieces: Sequence[TextDelta]) -> TextDelta:
+    """All pieces of a choice as one."""
     logprobs = None
     if any(piece.logprobs is not None for piece in pieces):
         logprobs = tuple(entry for piece in pieces for entry in piece.logprobs or ())
-    return TextDelta("".join(piece.text for piece in pieces), logprobs, pieces[-1].finish_reason)
+    return TextDelta("".join(piece.text for piece in pieces), logprobs, pieces[-1].finish_reason, pieces[-1].markers)
 
 
 def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, Piece], None]:

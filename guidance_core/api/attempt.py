@@ -26,14 +26,16 @@ class Thinking:
     Attributes:
         markers: the model's.
         begun: the prompt has begun them.
+        gap: line breaks right after them are no part of the answer.
     """
 
     markers: ReasoningMarkers
     begun: bool
+    gap: bool = True
 
     def parser(self) -> ReasoningParser:
         """For one choice's text."""
-        return ReasoningParser(self.markers, begun=self.begun)
+        return ReasoningParser(self.markers, begun=self.begun, gap=self.gap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Attempt:
                 keep_leading_space=text.keep_leading_space,
                 include_stop_string=text.include_stop_string,
                 in_grammar=in_grammar,
-                marker_token_id=None if text.thinking is None else text.thinking.markers.end_id,
+                markers=None if text.thinking is None else text.thinking.markers,
             )
             for choice in choices
         }

@@ -113,6 +113,7 @@ class GrammarCompiler:
             route=translation.route,
             check=translation.check,
             notes=translation.notes,
+            gap_after_thoughts=translation.gap_after_thoughts,
         )
 
     def _problem(self, source: str) -> str | None:

@@ -15,7 +15,7 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
 from guidance_core.grammar.json_schema import Translation, translations
 from guidance_core.grammar.reasoning import Thoughts, with_thoughts
-from guidance_core.grammar.taking import is_empty
+from guidance_core.grammar.taking import can_begin, is_empty
 from guidance_core.grammar.tools import Answer, Function, tools_grammar
 from guidance_core.tool_format import ToolFormat
 
@@ -223,8 +223,20 @@ def _reasoned_translations(definition: dict[str, Any]) -> Iterator[Translation]:
     if definition["answer"] is None:
         yield with_thoughts(thoughts, None)
         return
-    for translation in Constraint(**definition["answer"]).translations():
-        yield with_thoughts(thoughts, translation)
+    answer = Constraint(**definition["answer"])
+    for translation in answer.translations():
+        yield with_thoughts(thoughts, translation, gap=not _may_begin_with_line_break(answer, translation.source))
+
+
+def _may_begin_with_line_break(answer: Constraint, source: str) -> bool:
+    """False only where no answer does, or where nobody asked for it (free text beside tools)."""
+    if answer.is_json:
+        return False
+    if answer.kind != "tools":
+        # Tokens named by their number may have any text.
+        return "<[" in source or can_begin(source, ["\n"])
+    beside = json.loads(answer.definition)["answer"]
+    return beside is not None and not Constraint(**beside).is_json
 
 
 def _tools_translation(definition: dict[str, Any]) -> Translation:

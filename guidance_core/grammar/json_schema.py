@@ -51,12 +51,14 @@ class Translation:
         route: as `Grammar.route`.
         check: as `Grammar.check`.
         notes: as `Grammar.notes`.
+        gap_after_thoughts: as `Grammar.gap_after_thoughts`.
     """
 
     source: str
     route: GrammarRoute = "exact"
     check: str | MessageCheck | None = None
     notes: tuple[str, ...] = ()
+    gap_after_thoughts: bool = True
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """The entries of llguidance's ``grammars``, to be referred to as ``@name`` in another grammar."""

@@ -31,29 +31,31 @@ class Thoughts:
     max_tokens: int | None
 
 
-def with_thoughts(thoughts: Thoughts, answer: Translation | None) -> Translation:
+def with_thoughts(thoughts: Thoughts, answer: Translation | None, *, gap: bool = True) -> Translation:
     """Llguidance's grammar for thoughts, then an answer.
 
     Args:
         thoughts: see there.
         answer: what follows; None for any text.
+        gap: line breaks may stand between the two, part of neither. Only where no answer begins with one: whose it is
+            could not be told.
     """
     excluded = sorted({thoughts.end_id, *thoughts.excluded_ids})
     if thoughts.begin_id is not None:
         excluded = sorted({*excluded, thoughts.begin_id})
     most = "" if thoughts.max_tokens is None else thoughts.max_tokens
     repeated = f"<[^{','.join(map(str, excluded))}]>{{{thoughts.min_tokens},{most}}}" if most != 0 else ""
-    thinking = f"{repeated} <[{thoughts.end_id}]>"
+    # Templates put up to two line breaks between thoughts and answer.
+    thinking = f"{repeated} <[{thoughts.end_id}]>" + (r" /\n{0,2}/" if gap and answer is not None else "")
     if thoughts.begin_id is not None:
         thinking = f"<[{thoughts.begin_id}]> {thinking}"
         if thoughts.min_tokens == 0:
             thinking = f"({thinking})?"
-    # Templates put up to two line breaks between thoughts and answer.
     following = "@after_thoughts" if answer is not None else "/(?s:.*)/"
-    gap = r"/\n{0,2}/ " if answer is not None else ""
-    lark = f"%llguidance {{}}\nstart: {thinking} {gap}{following}"
+    lark = f"%llguidance {{}}\nstart: {thinking} {following}"
     grammars = [{"name": "message", "lark_grammar": lark}]
     if answer is None:
         return Translation(json.dumps({"grammars": grammars}))
     grammars += answer.named("after_thoughts")
-    return Translation(json.dumps({"grammars": grammars}, ensure_ascii=False), answer.route, answer.check, answer.notes)
+    source = json.dumps({"grammars": grammars}, ensure_ascii=False)
+    return Translation(source, answer.route, answer.check, answer.notes, gap_after_thoughts=gap)

@@ -43,8 +43,13 @@ def taken(candidates: Iterable[Translation]) -> Translation:
 
 
 def can_begin(source: str, beginnings: Iterable[str]) -> bool:
-    """Whether a text in a grammar can begin with one of these."""
+    """Whether a text in a grammar can begin with one of these.
+
+    Also true where the grammar names tokens that only the model's own tokenizer knows.
+    """
     matcher = LLMatcher(_bytes(), source, log_level=0)
+    if matcher.is_error():
+        return True
     for beginning in beginnings:
         tokens = _bytes().tokenize_bytes(beginning.encode())
         if matcher.try_consume_tokens(tokens) == len(tokens):

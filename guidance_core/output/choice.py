@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guidance_core.generation import FinishReason, TokenDelta, TokenLogprob
 from guidance_core.output.detokenizer import Detokenizer
 from guidance_core.output.logprobs import TokenTextLogprob, with_text
+from guidance_core.output.reasoning import MarkerPlaces
 from guidance_core.output.stop_strings import StopStrings
+from guidance_core.reasoning import ReasoningMarkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +22,13 @@ class TextDelta:
         text: new text, in whole characters, certain to be before any stop string; may be empty.
         logprobs: of the tokens whose text begins in ``text``; None where the executor sent none.
         finish_reason: set on the last piece.
+        markers: where thoughts begin and end, as far as is known; None where nobody asked, or nobody knows.
     """
 
     text: str
     logprobs: tuple[TokenTextLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
+    markers: MarkerPlaces | None = None
 
 
 class ChoiceOutput:
@@ -43,6 +47,8 @@ class ChoiceOutput:
             (`Executor.finish_choice`), which knows nothing of stop strings.
         stop_token_id: the token that ended the choice, or None.
         stop_logprob: its log-probabilities, where the executor sent them.
+        tokens_to_answer: tokens up to and with the one that ended the model's thoughts, or None so far.
+        marker_places: see `TextDelta.markers`.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class ChoiceOutput:
         keep_leading_space: bool = True,
         include_stop_string: bool = False,
         in_grammar: Callable[[str], bool] | None = None,
-        marker_token_id: int | None = None,
+        markers: ReasoningMarkers | None = None,
     ) -> None:
         """Start a choice.
 
@@ -67,14 +73,15 @@ class ChoiceOutput:
                 which says nothing about what follows its text.
             in_grammar: under a grammar: whether a text is a complete answer. A stop string that cuts the answer where
                 it is not one gives ``length`` as the finish reason: ``stop`` promises a complete answer.
-            marker_token_id: a token whose first place is wanted, such as the one that ends a model's thoughts.
+            markers: what a model's thoughts begin and end with; their places are then told.
         """
         self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
         self.stop_token_id: int | None = None
-        self.tokens_to_marker: int | None = None
-        self._marker_token_id = marker_token_id
+        self.tokens_to_answer: int | None = None
+        self._markers = markers
+        self.marker_places: MarkerPlaces | None = None
         self.stop_logprob: TokenTextLogprob | None = None
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(
@@ -110,11 +117,12 @@ class ChoiceOutput:
             pieces.append(self._certain(delta.text))
         for i, token_id in enumerate(delta.token_ids):
             self.completion_tokens += 1
-            if token_id == self._marker_token_id and self.tokens_to_marker is None:
-                self.tokens_to_marker = self.completion_tokens
             if delta.logprobs is not None:
                 self._waiting.append((self._decoded, delta.logprobs[i]))
-            if text := self._stream.push(token_id):
+            text = self._stream.push(token_id)
+            if self._markers is not None:
+                self._note_marker(self._markers, token_id, self._decoded + len(text))
+            if text:
                 pieces.append(self._certain(text))
                 if self.stop_string is not None:
                     break
@@ -131,6 +139,14 @@ class ChoiceOutput:
                     if delta.stop_logprob is not None:
                         self.stop_logprob = with_text(delta.stop_logprob, self._detokenizer, self._decoded)
         return self._give_out("".join(pieces), with_logprobs=delta.logprobs is not None)
+
+    def _note_marker(self, markers: ReasoningMarkers, token_id: int, decoded: int) -> None:
+        """Note where thoughts begin or end, after a token up to which there are so many characters."""
+        if self.marker_places is None:
+            self.marker_places = MarkerPlaces(begun=token_id == markers.begin_id)
+        if token_id == markers.end_id and self.tokens_to_answer is None:
+            self.tokens_to_answer = self.completion_tokens
+            self.marker_places = replace(self.marker_places, end=decoded - len(markers.end))
 
     def _certain(self, text: str) -> str:
         """Pass new text through the stop strings; return what may be given out."""
@@ -155,7 +171,7 @@ class ChoiceOutput:
             logprobs = self._released()
         if self.finish_reason is not None and self._text_only:
             self.completion_tokens = self._detokenizer.count(self.text) + (self.stop_token_id is not None)
-        return TextDelta(text, logprobs, self.finish_reason)
+        return TextDelta(text, logprobs, self.finish_reason, self.marker_places)
 
     def _released(self) -> tuple[TokenTextLogprob, ...]:
         """Log-probabilities of the tokens that begin before the end of what has been given out."""

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from guidance_core.reasoning import ReasoningMarkers
+
+
+@dataclass(frozen=True, slots=True)
+class MarkerPlaces:
+    """Where markers stand in an answer as the tokens that they are.
+
+    A grammar knows markers as tokens, and a model may write the same characters with others: read by text alone,
+    thoughts that quote their own end would let what follows them pass for the answer.
+
+    Attributes:
+        begun: the answer's first token is the one that begins thoughts.
+        end: where the text of the first token that ends them begins, in characters of the answer; None so far.
+    """
+
+    begun: bool
+    end: int | None = None
 
 
 class ReasoningParser:
@@ -12,38 +30,48 @@ class ReasoningParser:
     all thoughts.
     """
 
-    def __init__(self, markers: ReasoningMarkers, *, begun: bool) -> None:
+    def __init__(self, markers: ReasoningMarkers, *, begun: bool, gap: bool = True) -> None:
         """Start at the answer's first character.
 
         Args:
             markers: the model's.
             begun: the prompt has begun the thoughts.
+            gap: line breaks right after thoughts are no part of the answer.
         """
+        self._gap = gap
         self._begin, self._end = markers.begin, markers.end
+        self._begun = begun
         self._state = "thoughts" if begun else "start"
         self._buffer = ""
+        self._taken = 0  # characters of the answer before the buffer
 
-    def push(self, text: str) -> tuple[str, str]:
-        """Take the next piece of text; what is certain: (more thoughts, more of the answer)."""
+    def thinks(self, text: str, places: MarkerPlaces | None = None) -> bool:
+        """Whether an answer that begins with this text begins with thoughts."""
+        return self._begun or (text.startswith(self._begin) if places is None else places.begun)
+
+    def push(self, text: str, places: MarkerPlaces | None = None) -> tuple[str, str]:
+        """Take the next piece of text; what is certain: (more thoughts, more of the answer).
+
+        Args:
+            text: follows what was pushed before.
+            places: where the markers are that begin in the text so far; None where only the text can tell.
+        """
         self._buffer += text
         thoughts = ""
-        if self._state == "start":
-            if self._buffer.startswith(self._begin):
-                self._buffer = self._buffer.removeprefix(self._begin)
+        if self._state == "start" and self._buffer:
+            if (places is None or places.begun) and self._buffer.startswith(self._begin):
+                self._take(len(self._begin))
                 self._state = "thoughts"
-            elif not self._begin.startswith(self._buffer):
+            elif (places is not None and not places.begun) or not self._begin.startswith(self._buffer):
                 self._state = "answer"
         if self._state == "thoughts":
-            thoughts, found, rest = self._buffer.partition(self._end)
-            if found:
-                self._buffer = rest
+            thoughts = self._take(self._certain_thoughts(places))
+            if self._at_end(places):
+                self._take(len(self._end))
                 self._state = "gap"
-            else:
-                held = overlap(self._buffer, self._end)
-                thoughts = self._buffer[: len(self._buffer) - held]
-                self._buffer = self._buffer[len(self._buffer) - held :]
         if self._state == "gap":
-            self._buffer = self._buffer.lstrip("\n")
+            if self._gap:
+                self._take(len(self._buffer) - len(self._buffer.lstrip("\n")))
             if self._buffer:
                 self._state = "answer"
         return thoughts, self._take() if self._state == "answer" else ""
@@ -53,14 +81,27 @@ class ReasoningParser:
         rest = self._take()
         return (rest, "") if self._state == "thoughts" else ("", rest)
 
-    def split(self, text: str) -> tuple[str, str]:
+    def split(self, text: str, places: MarkerPlaces | None = None) -> tuple[str, str]:
         """A whole text's (thoughts, answer)."""
-        thoughts, answer = self.push(text)
+        thoughts, answer = self.push(text, places)
         more, rest = self.finish()
         return thoughts + more, answer + rest
 
-    def _take(self) -> str:
-        taken, self._buffer = self._buffer, ""
+    def _certain_thoughts(self, places: MarkerPlaces | None) -> int:
+        """How much of the buffer is thoughts, whatever follows."""
+        if places is not None:
+            return len(self._buffer) if places.end is None else max(0, places.end - self._taken)
+        end = self._buffer.find(self._end)
+        return len(self._buffer) - overlap(self._buffer, self._end) if end < 0 else end
+
+    def _at_end(self, places: MarkerPlaces | None) -> bool:
+        """Whether the buffer begins with the marker that ends thoughts, whole."""
+        return self._buffer.startswith(self._end) and (places is None or places.end == self._taken)
+
+    def _take(self, length: int | None = None) -> str:
+        """The first characters of the buffer, or all of them."""
+        taken, self._buffer = self._buffer[:length], "" if length is None else self._buffer[length:]
+        self._taken += len(taken)
         return taken
 
 

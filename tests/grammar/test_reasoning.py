@@ -50,6 +50,29 @@ def test_without_bounds_a_model_may_think_or_not(ll_tokenizer: LLTokenizer) -> N
     assert not accepts(ll_tokenizer, what, [BEGIN, 0, END], "12")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [constraint.regex(r"\s*12"), constraint.lark(r'start: "\n"* "12"'), constraint.lark("start: <[5]>? /12/")],
+)
+def test_line_breaks_are_the_answers_where_it_may_begin_with_them(
+    ll_tokenizer: LLTokenizer, answer: Constraint
+) -> None:
+    [translation] = constraint.reasoned(thoughts(None, 0, 3), answer).translations()
+    assert not translation.gap_after_thoughts
+    assert "{0,2}" not in translation.source
+
+
+@pytest.mark.parametrize("answer", [INTEGER, constraint.regex("[0-9]+"), constraint.choice(["12", "a\nb"])])
+def test_line_breaks_between_thoughts_and_other_answers_are_no_part_of_them(
+    ll_tokenizer: LLTokenizer, answer: Constraint
+) -> None:
+    what = constraint.reasoned(thoughts(BEGIN, 0, None), answer)
+    [translation] = what.translations()
+    assert translation.gap_after_thoughts
+    assert accepts(ll_tokenizer, what, [BEGIN, 30, END], "\n\n12")
+    assert not accepts(ll_tokenizer, what, [], "\n12")
+
+
 def test_a_least_number_makes_the_model_think(ll_tokenizer: LLTokenizer) -> None:
     what = constraint.reasoned(thoughts(BEGIN, 1, None), INTEGER)
     assert not accepts(ll_tokenizer, what, [], "12")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guidance_core.output.reasoning import ReasoningParser
+from guidance_core.output.reasoning import MarkerPlaces, ReasoningParser
 from guidance_core.reasoning import ReasoningMarkers
 
 THINK = ReasoningMarkers("<think>", "</think>", 1, 2, ())
@@ -35,6 +35,30 @@ def test_thoughts_and_answer_are_told_apart_however_the_text_is_cut(
 @given(text=words.filter(lambda t: not t.startswith("<think>")), cuts=places)
 def test_a_text_that_does_not_begin_with_the_marker_has_no_thoughts(text: str, cuts: list[int]) -> None:
     assert read(text, cuts, begun=False) == ("", text)
+
+
+@given(thoughts=words, answer=words, cuts=places, begun=st.booleans())
+def test_markers_that_are_tokens_are_told_from_text_that_spells_them(
+    thoughts: str, answer: str, cuts: list[int], begun: bool
+) -> None:
+    start = "" if begun else THINK.begin
+    text = f"{start}{thoughts}</think>{answer}"
+    end = len(start) + len(thoughts)
+    for gap in (True, False):
+        parser = ReasoningParser(THINK, begun=begun, gap=gap)
+        bounds = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+        # The places are known once the marker's first character comes, at the latest.
+        pieces = [
+            parser.push(text[a:b], MarkerPlaces(not begun, end if b > end else None)) for a, b in pairwise(bounds)
+        ]
+        pieces.append(parser.finish())
+        read = "".join(before for before, _ in pieces), "".join(after for _, after in pieces)
+        assert read == (thoughts, answer.lstrip("\n") if gap else answer)
+
+
+@given(text=words)
+def test_an_answer_that_spells_the_marker_has_no_thoughts(text: str) -> None:
+    assert ReasoningParser(THINK, begun=False).split("<think>" + text, MarkerPlaces(False)) == ("", "<think>" + text)
 
 
 @pytest.mark.parametrize("text", ["So ", "So </thi", ""])

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from guidance_core.api.answer import Answer
+from guidance_core.api.answer import Answer, joined
 from guidance_core.api.attempt import Piece
 from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.bodies import ChatBody
@@ -76,7 +76,7 @@ async def _events(
             if index not in begun:
                 begun.add(index)
                 choices.append(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
-            deltas = readers[index].read(piece.text, last=piece.finish_reason is not None)
+            deltas = readers[index].read(piece)
             # Text that may become a call is held back; what is known of its tokens is not.
             logprobs = logprobs_object(piece.logprobs) if with_logprobs and piece.logprobs else None
             for delta in deltas or ([{}] if logprobs else []):
@@ -121,7 +121,7 @@ async def _choices(
             logs[index] += await log.lines(index, piece)
     choices = []
     for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):
-        message = joined_message(reader.read("".join(piece.text for piece in choice), last=True))
+        message = joined_message(reader.read(joined(choice)))
         reason = choice[-1].finish_reason
         assert reason is not None, "a choice's last piece has one"
         logprobs = logprobs_object([entry for piece in choice for entry in piece.logprobs or ()])

@@ -80,6 +80,8 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
         )
     found = with_thoughts(thoughts, found)
     compilation = await compilation_of(model, settings, found, stream=body.stream)
+    if thinking is not None and compilation is not None:
+        thinking = replace(thinking, gap=compilation.grammar.gap_after_thoughts)
     request = generation_request(
         model,
         served.settings.server,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from guidance_core.api.attempt import Thinking
+from guidance_core.output import TextDelta
 from guidance_core.output.tool_calls import CallDelta, ContentDelta, ToolCallParser
 from guidance_core.prompt.tools import new_call_id
 from guidance_core.tool_format import ToolFormat
@@ -37,16 +38,12 @@ class MessageReader:
         """See the class."""
         return self._calls is not None and self._calls.calls > 0
 
-    def read(self, text: str, *, last: bool) -> list[dict[str, Any]]:
-        """The next piece of text, as OpenAI's stream deltas.
-
-        Args:
-            text: as it came.
-            last: nothing follows.
-        """
+    def read(self, piece: TextDelta) -> list[dict[str, Any]]:
+        """The next piece of text, as OpenAI's stream deltas."""
+        text, last = piece.text, piece.finish_reason is not None
         thoughts = ""
         if self._thoughts is not None:
-            thoughts, text = self._thoughts.push(text)
+            thoughts, text = self._thoughts.push(text, piece.markers)
             if last:
                 more, rest = self._thoughts.finish()
                 thoughts, text = thoughts + more, text + rest

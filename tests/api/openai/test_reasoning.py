@@ -74,6 +74,39 @@ async def test_the_constraint_is_for_the_answer_after_the_thoughts(
     assert not loaded.grammars.accepts(grammar, b"four")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thoughts_may_spell_the_marker_that_ends_them(
+    openai: AsyncOpenAI,
+    executor: ScriptedExecutor,
+    loaded: LoadedModel,
+    markers: ReasoningMarkers,
+    stream: bool,
+) -> None:
+    def ids(text: str) -> list[int]:
+        return loaded.prompts.tokenizer.encode(text, add_special_tokens=False).ids
+
+    spelled = [*ids(markers.end[:1]), *ids(markers.end[1:])]
+    assert markers.end_id not in spelled
+    executor.script = answer(markers.begin_id, *ids("Is it"), *spelled, *ids("five?"), markers.end_id, *ids("4"))
+    ask = {**ASK, "response_format": INTEGER, "stream": stream}
+    if stream:
+        deltas = [chunk.choices[0].delta async for chunk in await openai.chat.completions.create(**ask)]
+        thoughts = "".join((delta.model_extra or {}).get("reasoning_content") or "" for delta in deltas)
+        content = "".join(delta.content or "" for delta in deltas)
+    else:
+        message = (await openai.chat.completions.create(**ask)).choices[0].message
+        thoughts, content = (message.model_extra or {})["reasoning_content"], message.content
+    assert (thoughts, content) == (f"Is it{markers.end}five?", "4")
+
+
+async def test_line_breaks_stay_where_the_constraint_asks_for_them(
+    openai: AsyncOpenAI, markers: ReasoningMarkers, says: Any
+) -> None:
+    says(f"{markers.begin}Hm.{markers.end}\n\nFour.")
+    completion = await openai.chat.completions.create(**ASK, extra_body={"guided_regex": r"\n\n[A-Z][a-z]+\."})
+    assert completion.choices[0].message.content == "\n\nFour."
+
+
 async def test_a_superset_is_checked_without_the_thoughts(
     client: httpx.AsyncClient, markers: ReasoningMarkers, says: Any
 ) -> None:

@@ -118,7 +118,7 @@ class _Writer:
             async for _, piece in pieces:
                 logprobs = token_logprobs(piece.logprobs or ()) if self._with_logprobs else []
                 events: list[Event] = []
-                for delta in reader.read(piece.text, last=piece.finish_reason is not None):
+                for delta in reader.read(piece):
                     events += self._output.add(delta, logprobs)
                     logprobs = []
                 self._log_lines += await self._log.lines(0, piece)
