@@ -76,6 +76,12 @@ class RequestBody(bentoml.IODescriptor):
         try:
             body = from_json(await request.body(), allow_inf_nan=False)
         except ValueError as error:
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                raise InvalidRequest(
+                    f"The body has the Content-Encoding {encoding!r}, which is not read here: send it uncompressed.",
+                    code="unsupported_content_encoding",
+                ) from None
             raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
         return cls.parse(body)
 
@@ -191,6 +197,15 @@ class GenerationBody(AnswerFields, ConstraintFields, RequestBody):
     )
 
 
+class Prediction(BaseModel):
+    """What most of the answer is expected to be. It only lets OpenAI answer sooner."""
+
+    model_config = _STRICT
+
+    type: Literal["content"]
+    content: str | list[dict[str, Any]]
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
@@ -274,6 +289,7 @@ class ChatBody(ConversationFields, GenerationBody):
     add_generation_prompt: bool | None = Field(
         None, description="Whether the prompt ends with what begins the assistant's turn; it does if not given."
     )
+    prediction: Prediction | None = Field(None, description="Accepted; has no effect on the answer.")
     continue_final_message: bool = Field(
         False, description="Go on with the last message, the assistant's, instead of beginning a new one."
     )

@@ -45,12 +45,12 @@ Strictness = Annotated[
 
 
 class NamedSchema(BaseModel):
-    """A JSON schema as OpenAI wraps it."""
+    """A JSON schema as OpenAI wraps it. Without one it means any JSON object, as llgtrt has it, unless it is strict."""
 
     model_config = _STRICT
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
-    schema_: JsonSchema = Field(alias="schema")
+    schema_: JsonSchema | None = Field(None, alias="schema")
     strict: Strictness = None
 
 
@@ -178,8 +178,18 @@ def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Const
         case JsonObjectFormat():
             candidates.append(("response_format", _json_object, True))
         case JsonSchemaFormat(json_schema=named):
+            param = "response_format.json_schema.schema"
             make = partial(constraint.json_schema, exact=named.strict == "exact")
-            candidates.append(("response_format.json_schema.schema", make, named.schema_))
+            if named.schema_ is not None:
+                candidates.append((param, make, named.schema_))
+            elif named.strict:
+                raise InvalidRequest(
+                    f"'strict' is about {param!r}, which is missing: give it.",
+                    param=param,
+                    code="missing_required_parameter",
+                )
+            else:
+                candidates.append(("response_format", _json_object, True))
         case RegexFormat(regex=pattern):
             candidates.append(("response_format.regex", constraint.regex, pattern))
         case LarkFormat(lark_grammar=grammar):

@@ -75,7 +75,6 @@ IN_CHAT: dict[str, Refused] = {
     "include_reasoning": Refused((True,), "leave 'reasoning_content' unread where it is not wanted"),
     "modalities": Refused((["text"],), "answers are text"),
     "moderation": Refused(),
-    "prediction": Refused(),
     "prompt_cache_options": Refused(instead="prefixes are cached without it; leave it out"),
     "prompt_cache_retention": Refused(("in_memory",)),
     "separate_reasoning": Refused((True,), "leave 'reasoning_content' unread where it is not wanted"),

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import Self
 
 from guidance_core.api.openai.bodies import RequestBody, Strings
 from guidance_core.api.openai.refused_fields import Refused
 from guidance_core.errors import InvalidRequest
+
+_MAX_BIAS = 1e30
+"""Decides anything by far, and sums of it are finite in FP32, too."""
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
+_Weights = Annotated[
+    list[Annotated[float, Field(ge=-_MAX_BIAS, le=_MAX_BIAS)]],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "number"}]}),
+]
 
 _NO_BEAMS = "there is no beam search; use num_return_sequences"
 _BY_NAME = "adapters are chosen by name: send 'model' or 'lora_model' to /v1/completions"
@@ -19,8 +33,6 @@ _REFUSED: dict[str, Refused] = {
     "beam_width": Refused((1,), _NO_BEAMS),
     "decoder_text_input": Refused(("",), "the model is decoder-only; leave it out"),
     "early_stopping": Refused((False,), _NO_BEAMS),
-    "embedding_bias_weights": Refused(([],), "use 'logit_bias' of /v1/completions"),
-    "embedding_bias_words": Refused(("", []), "use 'logit_bias' of /v1/completions"),
     "image_bytes_input": Refused(instead=_TEXT_ONLY),
     "image_input": Refused(instead=_TEXT_ONLY),
     "image_url_input": Refused(instead=_TEXT_ONLY),
@@ -51,6 +63,12 @@ class TritonGenerateBody(RequestBody):
     max_tokens: int = Field(ge=1, description="Most tokens to answer per sequence.")
     stop_words: Strings = Field(default_factory=list, description="Strings that end the answer, and are part of it.")
     bad_words: Strings = Field(default_factory=list, description="Words that do not come in the answer.")
+    embedding_bias_words: Strings = Field(
+        default_factory=list, description="Words whose tokens, wherever they come, are more or less likely."
+    )
+    embedding_bias_weights: _Weights = Field(
+        default_factory=list, description="For each of these words: what is added to the logits of its tokens."
+    )
     end_id: int | None = Field(
         None, ge=-1, description="The token that ends the answer, instead of the model's own; -1 for none."
     )

@@ -9,6 +9,8 @@ _INPUTS = {
     "max_tokens": "INT32",
     "stop_words": "STRING",
     "bad_words": "STRING",
+    "embedding_bias_words": "STRING",
+    "embedding_bias_weights": "FP32",
     "end_id": "INT32",
     "pad_id": "INT32",
     "top_k": "INT32",
@@ -33,7 +35,18 @@ _INPUTS = {
 """By `TritonGenerateBody`'s fields."""
 
 _REQUIRED = frozenset({"text_input", "max_tokens"})
-_LISTS = frozenset({"stop_words", "bad_words", "text_output", "cum_log_probs", "output_log_probs", "finish_reason"})
+_LISTS = frozenset(
+    {
+        "stop_words",
+        "bad_words",
+        "embedding_bias_words",
+        "embedding_bias_weights",
+        "text_output",
+        "cum_log_probs",
+        "output_log_probs",
+        "finish_reason",
+    }
+)
 
 _OUTPUTS = {
     "text_output": "STRING",

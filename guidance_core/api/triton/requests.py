@@ -18,6 +18,7 @@ from guidance_core.errors import InvalidGrammar, InvalidRequest
 from guidance_core.generation import GenerationRequest, SamplingParams
 from guidance_core.grammar import constraint
 from guidance_core.grammar.constraint import Constraint
+from guidance_core.prompt import PromptTokenizer
 
 
 async def answer_of(served: ServedModel, model: LoadedModel, body: TritonGenerateBody) -> Answer:
@@ -40,7 +41,13 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: TritonGenerat
     if found is not None:
         param = "guided_decoding_guide"
         grammar = (await compiled(model, settings.guidance, found, param=param, stream=body.stream)).grammar
-    context = model.executor.limits().max_model_len
+    limits = model.executor.limits()
+    if body.end_id is not None and body.end_id >= limits.vocab_size:
+        raise InvalidRequest(
+            f"'end_id' is {body.end_id}, but the model's tokens are 0 to {limits.vocab_size - 1}; -1 is for none.",
+            param="end_id",
+        )
+    context = limits.max_model_len
     prompt_ids = await off_the_loop(
         len(body.text_input), lambda: model.prompts.completion(body.text_input, context=context)
     )
@@ -61,6 +68,7 @@ async def answer_of(served: ServedModel, model: LoadedModel, body: TritonGenerat
             frequency_penalty=body.frequency_penalty,
             seed=seed or 0,
             logprobs=0 if body.return_log_probs else None,
+            logit_bias=_logit_bias(model.prompts, body),
             stop_token_ids=() if body.end_id in (None, -1) else (body.end_id,),
             ignore_eos=body.end_id is not None,
             bad_token_ids=bad_token_ids(model.prompts, filter(None, body.bad_words), param="bad_words"),
@@ -78,6 +86,31 @@ def _one_of(body: TritonGenerateBody, name: str, older: str) -> int | None:
     if value is not None and old is not None:
         raise InvalidRequest(f"{older!r} is the older name of {name!r}: give one of them.", param=older)
     return old if value is None else value
+
+
+def _logit_bias(prompts: PromptTokenizer, body: TritonGenerateBody) -> dict[int, float]:
+    """Token id → what is added to its logit: a word's weight for each of its tokens, once per occurrence.
+
+    This is what the ``preprocessing`` model of TensorRT-LLM's backend does (``_get_embedding_bias``), except that it
+    also weighs the special tokens that a tokenizer adds to a text.
+
+    Raises:
+        InvalidRequest: not as many weights as words.
+    """
+    words, weights = body.embedding_bias_words, body.embedding_bias_weights
+    if not any(words) and not weights:
+        return {}
+    if len(words) != len(weights):
+        raise InvalidRequest(
+            f"'embedding_bias_words' has {len(words)} words and 'embedding_bias_weights' {len(weights)} weights: give "
+            "one weight for each word.",
+            param="embedding_bias_weights",
+        )
+    bias: dict[int, float] = {}
+    for word, weight in zip(words, weights, strict=True):
+        for token_id in prompts.tokenizer.encode(word, add_special_tokens=False).ids:
+            bias[token_id] = bias.get(token_id, 0.0) + weight
+    return bias
 
 
 def _constraint(body: TritonGenerateBody) -> Constraint | None:

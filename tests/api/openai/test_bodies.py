@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import httpx
@@ -75,7 +77,11 @@ async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "
         ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice.function"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"strict": True}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"prediction": {"type": "text", "content": "Hi"}}, "prediction.type"),
         ({"response_format": {"type": "regex", "regex": "("}}, "response_format.regex"),
         ({"response_format": {"type": "lark_grammar", "lark_grammar": "start: x"}}, "response_format.lark_grammar"),
         ({"guided_json": "{"}, "guided_json"),
@@ -102,7 +108,6 @@ async def test_what_is_wrong_is_refused_by_its_path(
         {"functions": [{"name": "f"}]},
         {"audio": {"voice": "alloy", "format": "wav"}},
         {"modalities": ["text", "audio"]},
-        {"prediction": {"type": "content", "content": "Hi"}},
         {"web_search_options": {}},
         {"reasoning_effort": "low"},
         {"store": True},
@@ -202,6 +207,7 @@ async def test_all_that_has_no_effect_is_accepted(client: httpx.AsyncClient) -> 
         "tool_choice": "none",
         "tools": [],
         "parallel_tool_calls": True,
+        "prediction": {"type": "content", "content": "Hi"},
     }
     assert (await client.post("/v1/chat/completions", json={**CHAT, **harmless})).status_code == 200
 
@@ -236,6 +242,19 @@ async def test_a_body_that_is_no_json_object_is_refused(client: httpx.AsyncClien
 
     assert response.status_code == 400
     assert response.json()["error"]["code"] in ("invalid_json", "invalid_type")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/tgi/generate", "/v2/models/ensemble/generate"],
+)
+async def test_a_compressed_body_is_refused_as_such(client: httpx.AsyncClient, path: str) -> None:
+    body = gzip.compress(json.dumps(CHAT).encode())
+    response = await client.post(path, content=body, headers={"content-encoding": "gzip"})
+
+    assert response.status_code == (422 if path.startswith("/tgi") else 400)
+    assert "'gzip'" in response.text
+    assert "send it uncompressed" in response.text
 
 
 async def test_a_grammar_that_does_not_compile_is_refused_in_llguidances_words(client: httpx.AsyncClient) -> None:

@@ -35,6 +35,21 @@ async def test_sglangs_fields_are_constraints(
     assert not loaded.grammars.accepts(grammar, b"x")
 
 
+@pytest.mark.parametrize("wrapped", [{}, {"name": "person"}, {"strict": False}])
+async def test_a_schema_that_is_not_given_means_any_json_object(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel, wrapped: dict[str, Any]
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": wrapped}
+    response = await client.post("/v1/chat/completions", json={**CHAT, "response_format": wanted})
+
+    assert response.status_code == 200, response.text
+    grammar = executor.requests[0].grammar
+    assert grammar is not None
+    assert grammar.kind == "json_object"
+    assert loaded.grammars.accepts(grammar, b'{"a": [1]}')
+    assert not loaded.grammars.accepts(grammar, b"[1]")
+
+
 async def test_one_constraint_may_be_written_in_several_ways_at_once(
     client: httpx.AsyncClient, executor: ScriptedExecutor
 ) -> None:

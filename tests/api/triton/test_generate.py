@@ -200,6 +200,24 @@ async def test_it_samples_where_tensorrt_llm_would(
 
 
 @pytest.mark.parametrize(
+    ("words", "weights", "expected"),
+    [
+        (["Hello there", "", " there"], [2.5, 1.0, -4], {19556: 2.5, 665: -1.5}),
+        ("Hello", 3, {19556: 3.0}),
+        ("", [], {}),
+    ],
+)
+async def test_a_words_weight_is_added_to_each_of_its_tokens(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, words: object, weights: object, expected: dict[int, float]
+) -> None:
+    body = ask(embedding_bias_words=words, embedding_bias_weights=weights)
+    response = await client.post(GENERATE, json=body)
+
+    assert response.status_code == 200, response.text
+    assert executor.requests[0].sampling.logit_bias == expected
+
+
+@pytest.mark.parametrize(
     ("kind", "guide", "text", "refused"),
     [
         ("json", None, "[1]", "]"),
@@ -257,13 +275,19 @@ async def test_bad_input_is_a_400_in_its_shape_that_names_the_input(
         (ask(random_seed=2**64), "random_seed"),
         (ask(seed=1, random_seed=1), "random_seed"),
         (ask(end_id=-2), "end_id"),
+        (ask(end_id=49152), "end_id"),
         (ask(pad_id="x"), "pad_id"),
         (ask(stop_words=5), "stop_words"),
         (ask(stop_words=[str(i) for i in range(17)]), "stop"),
         (ask(bad_words=[" "]), "bad_words"),
         (ask(beam_width=2), "beam_width"),
         (ask(length_penalty=2.0), "length_penalty"),
-        (ask(embedding_bias_words=["x", "y"]), "embedding_bias_words"),
+        (ask(embedding_bias_words=["x", "y"]), "embedding_bias_weights"),
+        (ask(embedding_bias_words=["x", "y"], embedding_bias_weights=[1.0]), "embedding_bias_weights"),
+        (ask(embedding_bias_weights=[1.0]), "embedding_bias_weights"),
+        (ask(embedding_bias_words=["x", 5], embedding_bias_weights=[1.0, 1.0]), "embedding_bias_words"),
+        (ask(embedding_bias_words="x", embedding_bias_weights="1"), "embedding_bias_weights"),
+        (ask(embedding_bias_words="x", embedding_bias_weights=1e300), "embedding_bias_weights"),
         (ask(lora_task_id=1), "lora_task_id"),
         (ask(return_context_logits=True), "return_context_logits"),
         (ask(return_log_probs=1), "return_log_probs"),
