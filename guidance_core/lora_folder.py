@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from guidance_core.errors import InvalidRequest, ModelNotFound
@@ -51,7 +52,7 @@ class LoraFolder:
                 f"{name!r} is no adapter's name: a name has neither slashes nor is it '.' or '..'.", param=param
             )
         path = self._root / name
-        if not (path / CONFIG_FILE).is_file():
+        if not _has_config(path):
             known = ", ".join(map(repr, self.names())) or "none"
             raise ModelNotFound(f"There is no adapter {name!r}; there are: {known}.", param=param)
         if not self._is_inside(path):
@@ -59,12 +60,18 @@ class LoraFolder:
         return LoraAdapter(name, str(path), load)
 
     def _is_adapter(self, path: Path) -> bool:
-        return (path / CONFIG_FILE).is_file() and self._is_inside(path)
+        return _has_config(path) and self._is_inside(path)
 
     def _is_inside(self, path: Path) -> bool:
         """Whether an adapter's files are in the folder themselves, not by a link."""
         files = (path, path / CONFIG_FILE, path / WEIGHTS_FILE)
-        return all(file.resolve().is_relative_to(self._root) for file in files)
+        # Not `Path.resolve`, which fails where links go in a circle.
+        return all(Path(os.path.realpath(file)).is_relative_to(self._root) for file in files)
+
+
+def _has_config(path: Path) -> bool:
+    # Not `Path.is_file`, which fails where a name is too long for the file system.
+    return os.path.isfile(path / CONFIG_FILE)
 
 
 def _is_plain(name: str) -> bool:

@@ -78,7 +78,18 @@ async def test_adapters_are_listed_with_the_model_that_they_are_of(client: httpx
 
     assert [(card["id"], card.get("parent")) for card in cards] == [(MODEL, None), ("pirate", MODEL), ("polite", MODEL)]
     assert (await client.get("/v1/models/pirate")).json() == cards[1]
-    assert (await client.get("/v1/models/linked")).status_code == 404
+    for outside in ("linked", "..%2fsecret", "a" * 300):
+        assert (await client.get(f"/v1/models/{outside}")).status_code == 404
+
+
+async def test_weights_that_link_to_themselves_do_not_hide_the_other_adapters(
+    client: httpx.AsyncClient, folder: Path
+) -> None:
+    weights = folder / "polite" / "adapter_model.safetensors"
+    weights.unlink()
+    weights.symlink_to(weights)
+
+    assert "pirate" in [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,9 @@ async def test_adapters_are_listed_with_the_model_that_they_are_of(client: httpx
         ({"lora_model": "linked"}, 400, "lora_model", "'linked'"),
         ({"lora_model": "empty"}, 404, "lora_model", "'pirate', 'polite'"),
         ({"lora_model": "absent"}, 404, "lora_model", "'absent'"),
+        ({"lora_model": "a" * 300}, 404, "lora_model", "there are: 'pirate', 'polite'"),
+        ({"model": "a" * 300}, 404, "model", "aaa"),
+        ({"lora_model": "%2e%2e%2fsecret"}, 404, "lora_model", "'%2e%2e%2fsecret'"),
         ({"model": "../secret"}, 404, "model", "'../secret'"),
         ({"model": "linked"}, 404, "model", "'linked'"),
         ({"model": "pirate", "lora_model": "polite"}, 400, "lora_model", "leave one out"),
