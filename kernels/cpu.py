@@ -42,6 +42,9 @@ class CpuKernels:
         library.allowed_masses.argtypes = (*rows, pointer)
         library.allowed_masses.restype = None
         self._allowed_masses = library.allowed_masses
+        library.allowed_argmax.argtypes = (*rows, pointer, pointer)
+        library.allowed_argmax.restype = None
+        self._allowed_argmax = library.allowed_argmax
         self._by_dtype = {
             torch.float32: (library.mask_logits_32, 0xFF80_0000),
             torch.float16: (library.mask_logits_16, 0xFC00),
@@ -75,6 +78,14 @@ class CpuKernels:
         masses = torch.empty(selection.count)
         self._allowed_masses(*_rows(logits, selection.bitmask, targets), masses.data_ptr())
         return masses
+
+    def allowed_argmax(self, logits: torch.Tensor, selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `kernels.allowed_argmax.allowed_argmax`; arguments as for `allowed_masses`."""
+        targets = None if selection.rows is None else array("i", selection.targets())
+        values, tokens = torch.empty(selection.count), torch.empty(selection.count, dtype=torch.int64)
+        rows = _rows(logits, selection.bitmask, targets)
+        self._allowed_argmax(*rows, values.data_ptr(), tokens.data_ptr())
+        return values, tokens
 
 
 def _rows(

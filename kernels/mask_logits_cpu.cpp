@@ -175,6 +175,62 @@ float allowed_mass(const Logit* logits, const Word* mask, Index vocabulary, Inde
     return static_cast<float>(mass.allowed / mass.all);
 }
 
+// The highest logit that a mask allows, and the first token that has it. NaN counts as highest.
+struct Best {
+    float logit = -__builtin_inff();
+    Index token = 0;
+
+    bool is_final() const { return logit != logit; }
+
+    void look_at(const Logit* logits, std::uint32_t allowed, Index first) {
+        for (; allowed != 0 && !is_final(); allowed &= allowed - 1) {
+            const int bit = __builtin_ctz(allowed);
+            if (!(logits[bit] <= logit)) {
+                logit = logits[bit];
+                token = first + bit;
+            }
+        }
+    }
+
+    // One comparison for 32 tokens, of which few have one that is higher than all before.
+    void look_at_word(const Logit* logits, std::uint32_t allowed, Index first) {
+        std::uint32_t above = 0;
+        for (int i = 0; i < kWordTokens; ++i) {
+            const std::uint32_t bit = 1u << i;
+            above |= (logits[i] <= logit ? 0u : bit) & allowed;
+        }
+        look_at(logits, above, first);
+    }
+};
+
+template <int kWords>
+inline bool allows_none(const Word* mask) {
+    std::uint32_t any = 0;
+    for (int i = 0; i < kWords; ++i) any |= mask[i];
+    return any == 0;
+}
+
+Best best_allowed(const Logit* logits, const Word* mask, Index vocabulary, Index words) {
+    constexpr int kSkipped = 8;
+    Best best;
+    const Index whole = words < vocabulary / kWordTokens ? words : vocabulary / kWordTokens;
+    for (Index word = 0; word < whole && !best.is_final();) {
+        if (word + kSkipped <= whole && allows_none<kSkipped>(mask + word)) {
+            word += kSkipped;
+            continue;
+        }
+        const Index end = word + kSkipped < whole ? word + kSkipped : whole;
+        for (; word < end; ++word) {
+            if (mask[word] != 0) best.look_at_word(logits + word * kWordTokens, mask[word], word * kWordTokens);
+        }
+    }
+    if (whole < words && whole * kWordTokens < vocabulary) {
+        const std::uint32_t inside = (1u << (vocabulary - whole * kWordTokens)) - 1u;
+        best.look_at(logits + whole * kWordTokens, mask[whole] & inside, whole * kWordTokens);
+    }
+    return best;
+}
+
 }  // namespace
 
 // Set to -inf what masks forbid; see kernels/mask_logits.py.
@@ -204,6 +260,21 @@ extern "C" void allowed_masses(const Logit* logits, Index stride, const Word* ma
         const Index target = targets == nullptr ? i : targets[i];
         if (target >= 0) {
             masses[i] = allowed_mass(logits + target * stride, masks + i * mask_stride, vocabulary, words);
+        }
+    }
+}
+
+// The highest logit that each mask allows and the first token that has it; -inf and 0 where there is none. Arguments as
+// above, but for `values` and `tokens`: [count], written; entries of skipped masks are left alone.
+extern "C" void allowed_argmax(const Logit* logits, Index stride, const Word* masks, Index mask_stride,
+                               const std::int32_t* targets, Index count, Index vocabulary, Index words, float* values,
+                               Index* tokens) {
+    for (Index i = 0; i < count; ++i) {
+        const Index target = targets == nullptr ? i : targets[i];
+        if (target >= 0) {
+            const Best best = best_allowed(logits + target * stride, masks + i * mask_stride, vocabulary, words);
+            values[i] = best.logit;
+            tokens[i] = best.token;
         }
     }
 }

@@ -26,6 +26,7 @@ from guidance_core.guidance.ending import Ending
 from guidance_core.guidance.prototypes import Prototype, Prototypes
 from guidance_core.guidance.shortest import Way, shortest_answer
 from guidance_core.guidance.vocabulary import Vocabulary
+from kernels.allowed_argmax import allowed_argmax
 from kernels.allowed_mass import allowed_masses
 from kernels.mask_logits import mask_logits
 
@@ -281,6 +282,22 @@ class GuidanceBatch:
         """
         masses: list[float] = allowed_masses(logits, self._masks(chosen), rows).tolist()
         return masses
+
+    def likeliest(
+        self, logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int]
+    ) -> tuple[list[float], list[int]]:
+        """The highest of some logits that their masks allow, and the first tokens that have it; waits as `mask` does.
+
+        Args:
+            logits: float32 [rows, vocab_size].
+            chosen: as in `mask`.
+            rows: as in `mask`.
+
+        Returns:
+            See `kernels.allowed_argmax.allowed_argmax`.
+        """
+        values, tokens = allowed_argmax(logits, self._masks(chosen), rows)
+        return values.tolist(), tokens.tolist()
 
     def mask_each(self, rows: Sequence[torch.Tensor]) -> dict[int, GuidanceRowTimes]:
         """As `apply`, where every row of logits is a tensor of its own.

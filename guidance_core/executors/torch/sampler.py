@@ -7,7 +7,9 @@ A vocabulary is sorted only as far as its answer needs: a nucleus lies, as a rul
 which are found in 2 ms for 32 rows of 49,152 logits where a sort takes 50 and `torch.multinomial` 25 (2 CPU cores). A
 row whose nucleus is wider is looked at again with 16 times as many. Where nothing is cut off, nothing is sorted at all.
 
-On a CPU that fills no masks behind its forward pass, most rows under a grammar are never masked: a token is chosen as
+On a CPU, greedy rows under a grammar are never masked: the likeliest token is looked for among those that are allowed.
+
+On a CPU that fills no masks behind its forward pass, most rows need no mask at all: a token is chosen as
 if there were no grammar, and only where that forbids it is the row masked and a token chosen again. The answer has the
 same distribution: ``P(t) + P(refused) · P(t | allowed) = P(t | allowed)`` for each allowed token t, since
 ``P(refused) = 1 − P(allowed)``; greedily it is the very same answer.
@@ -51,6 +53,9 @@ class Masks(Protocol):
     def masses(self, logits: torch.Tensor, chosen: Rows[int], rows: Rows[int]) -> list[float]:
         """See `GuidanceBatch.masses`."""
 
+    def likeliest(self, logits: torch.Tensor, chosen: Rows[int], rows: Rows[int]) -> tuple[list[float], list[int]]:
+        """See `GuidanceBatch.likeliest`."""
+
     def settle(self, chosen: Rows[int], tokens: Rows[int]) -> list[int]:
         """See `GuidanceBatch.settle`."""
 
@@ -90,8 +95,9 @@ def sample(
     masses = _allowed_masses(logits, guided, measured, masks) if masks is not None and measured else {}
     # Masking first and adjusting what is left is the same as the other way round: −inf stays −inf.
     unmasked: list[int] = []
-    if masks is not None and not masks.ahead:
-        unmasked = [index for index, row in enumerate(guided) if _may_mask_later(logits, sequences[row])]
+    if masks is not None:
+        may = _may_search if masks.ahead else _may_mask_later
+        unmasked = [index for index, row in enumerate(guided) if may(logits, sequences[row])]
     if masks is not None and len(unmasked) < len(guided):
         masked = [index for index in range(len(guided)) if index not in set(unmasked)]
         masks.mask(logits, masked, [guided[index] for index in masked])
@@ -100,9 +106,15 @@ def sample(
     _scale(logits, sequences)
     forbidden = _forbid(logits, sequences)
 
-    tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
+    searched = unmasked if masks is not None and masks.ahead else []
+    if len(searched) < len(sequences):
+        tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
+    else:
+        tokens, peaks = [0] * len(sequences), [-math.inf] * len(sequences)
     if masks is not None:
-        if unmasked:
+        if searched:
+            _choose_again(logits, sequences, guided, searched, masks, tokens, peaks, attempt=1)
+        elif unmasked:
             allowed = masks.allows([tokens[row] for row in guided])
             refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
             _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
@@ -132,6 +144,14 @@ def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     sampling = sequence.sampling
     cut = sampling.temperature > 0 and (_keeps_likeliest(sampling, logits.shape[1]) or sampling.min_p > 0)
     return logits.device.type == "cpu" and not cut
+
+
+def _may_search(logits: torch.Tensor, sequence: Sequence) -> bool:
+    """Whether a token may be looked for among those that a mask allows, without masking the row.
+
+    A CPU then reads what is allowed, and writes nothing.
+    """
+    return logits.device.type == "cpu" and sequence.sampling.temperature == 0
 
 
 def _allowed_masses(logits: torch.Tensor, guided: list[int], measured: list[int], masks: Masks) -> dict[int, float]:
@@ -168,13 +188,18 @@ def _choose_again(
     *,
     attempt: int,
 ) -> None:
-    """Mask some of the rows under a grammar (``chosen`` are indices into ``guided``) and choose their tokens anew."""
-    if not chosen:
-        return
-    rows = [guided[index] for index in chosen]
-    masks.mask(logits, chosen, rows)
-    for row, token, peak in zip(rows, *_choose(logits, sequences, rows, attempt), strict=True):
-        tokens[row], peaks[row] = token, peak
+    """Choose anew, as the masks allow, for some of the rows under a grammar; ``chosen``: indices into ``guided``."""
+    searched = [index for index in chosen if _may_search(logits, sequences[guided[index]])]
+    if searched:
+        rows = [guided[index] for index in searched]
+        for row, peak, token in zip(rows, *masks.likeliest(logits, searched, rows), strict=True):
+            tokens[row], peaks[row] = token, peak
+    if len(searched) < len(chosen):
+        chosen = [index for index in chosen if index not in set(searched)]
+        rows = [guided[index] for index in chosen]
+        masks.mask(logits, chosen, rows)
+        for row, token, peak in zip(rows, *_choose(logits, sequences, rows, attempt), strict=True):
+            tokens[row], peaks[row] = token, peak
 
 
 def _settle(

@@ -191,12 +191,13 @@ class Only:
     Attributes:
         ahead: they are filled whether anybody asks or not.
         masked: how many rows have been masked.
+        searched: how many rows have been searched for their likeliest token.
     """
 
     def __init__(self, *allowed: int, ahead: bool = False) -> None:
         self._allowed = list(allowed)
         self.ahead = ahead
-        self.masked = 0
+        self.masked = self.searched = 0
 
     def allows(self, tokens: TokenIds[int]) -> list[bool]:
         return [token in self._allowed for token in tokens]
@@ -207,6 +208,13 @@ class Only:
             keep = logits[row, self._allowed].clone()
             logits[row] = -torch.inf
             logits[row, self._allowed] = keep
+
+    def likeliest(
+        self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]
+    ) -> tuple[list[float], list[int]]:
+        self.searched += len(rows)
+        values, places = logits[list(rows)][:, self._allowed].max(-1)
+        return values.tolist(), [self._allowed[place] for place in places.tolist()]
 
     def masses(self, logits: torch.Tensor, chosen: TokenIds[int], rows: TokenIds[int]) -> list[float]:
         masses: list[float] = logits[list(rows)].softmax(-1)[:, self._allowed].sum(-1).tolist()
@@ -250,9 +258,9 @@ def test_what_a_mask_forbids_is_never_sampled(sampling: dict[str, float]) -> Non
     assert set(Counter(s.token_id for s in samples)) == {3, 317}
 
 
-@pytest.mark.parametrize(("ahead", "masked"), [(False, 1), (True, 2)])
-def test_only_a_row_whose_choice_is_forbidden_is_masked_unless_masks_are_filled_anyway(
-    ahead: bool, masked: int
+@pytest.mark.parametrize(("ahead", "searched"), [(False, 1), (True, 2)])
+def test_only_a_row_whose_choice_is_forbidden_is_searched_unless_masks_are_filled_anyway(
+    ahead: bool, searched: int
 ) -> None:
     logits = torch.randn(3, 320, generator=torch.Generator().manual_seed(7))
     likeliest = logits.argsort(-1, descending=True)
@@ -262,9 +270,17 @@ def test_only_a_row_whose_choice_is_forbidden_is_masked_unless_masks_are_filled_
         row.request = replace(row.request, measure_mass=False)
     tokens = [s.token_id for s in sample(logits.clone(), rows, masks)]
     assert masks.allows(tokens[:2]) == [True, True]
-    assert masks.masked == masked
+    assert (masks.searched, masks.masked) == (searched, 0)
     assert tokens[0] == likeliest[0, 0]
     assert tokens[2] == likeliest[2, 0]
+
+
+def test_rows_of_which_a_token_is_drawn_are_masked_where_masks_are_filled_anyway() -> None:
+    logits = torch.randn(3, 320, generator=torch.Generator().manual_seed(7))
+    masks = Only(5, 6, ahead=True)
+    samples = sample(logits, [guided(temperature=1), guided(), choice([1], temperature=1)], masks)
+    assert (masks.searched, masks.masked) == (1, 1)
+    assert masks.allows([s.token_id for s in samples[:2]]) == [True, True]
 
 
 @pytest.mark.parametrize(
