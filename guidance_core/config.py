@@ -345,7 +345,7 @@ def load_settings(environment: Mapping[str, str] = os.environ, arguments: Mappin
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = json5.loads(path.read_text(encoding="utf-8"))
+        content = json5.loads(path.read_text(encoding="utf-8"), allow_duplicate_keys=False)
     except OSError as error:
         raise BadSettings(f"{path}: {error.strerror}. {CONFIG_VARIABLE} names it.") from None
     except ValueError as error:

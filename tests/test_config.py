@@ -95,7 +95,13 @@ def test_a_value_in_place_of_a_section_is_refused_even_beside_good_ones() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"), [("{torch: ", "not valid JSON5"), ("[1]", "must hold an object"), (None, "No such file")]
+    ("text", "complaint"),
+    [
+        ("{torch: ", "not valid JSON5"),
+        ("{torch: {max_batch_size: 1, max_batch_size: 2}}", 'Duplicate key "max_batch_size"'),
+        ("[1]", "must hold an object"),
+        (None, "No such file"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, complaint: str) -> None:
     file = tmp_path / "settings.json5"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import liquid
-from liquid.exceptions import LiquidError
+from liquid.exceptions import LiquidError, TemplateNotFoundError
 
 from guidance_core.errors import ContextLengthExceeded, InvalidRequest
 from guidance_core.prompt.messages import Message, normalize_messages, plain_text
@@ -51,6 +51,11 @@ class HistoryTemplate:
         try:
             self._template = liquid.Environment(undefined=liquid.FalsyStrictUndefined).from_string(source)
             probe = self._run([{"role": "user", "content": _PROBE}], {"add_generation_prompt": True})
+        except TemplateNotFoundError as error:
+            raise ValueError(
+                f"The history template includes {error.message!r}, but a history template is one file: write that into "
+                "it."
+            ) from error
         except LiquidError as error:
             raise ValueError(f"The history template is not valid Liquid: {error.message}{_line(error)}") from error
         self.variables = frozenset(self._template.global_variables())
@@ -110,7 +115,11 @@ class HistoryTemplate:
             }
             for message in chat
         ]
-        return self._template.render(**{**self._special_tokens, **variables, "items": items})
+        try:
+            return self._template.render(**{**self._special_tokens, **variables, "items": items})
+        except (ValueError, ArithmeticError) as error:
+            # Some filters (base64_decode, sum) let these through.
+            raise LiquidError(str(error), token=None) from error
 
 
 def _line(error: LiquidError) -> str:

@@ -72,6 +72,8 @@ def test_variables_that_would_have_no_effect_are_refused(name: str) -> None:
         ("\n{% for item in items %}{{ item.content | loud }}{% endfor %}", r"unknown filter 'loud' \(line 2\)"),
         ("{% for item in items %}{{ item.role }}{% endfor %}", r"is undefined \(line 1\)"),
         ("{% for item in items %}{{ item.identity }}{% endfor %}", "must go through `items`"),
+        ("{% include 'head' %}" + PLAIN, "includes 'head'"),
+        ("{{ '+/+/' | base64_decode }}" + PLAIN, "not valid Liquid: .*codec"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused_when_it_is_read(source: str, complaint: str) -> None:
@@ -83,6 +85,10 @@ def test_messages_that_it_cannot_write_are_the_clients_error() -> None:
     template = HistoryTemplate(PLAIN + "{% if items[0].name %}{{ missing }}{% endif %}")
     with pytest.raises(InvalidRequest, match="cannot render these messages: 'missing' is undefined"):
         template.render(CHAT)
+    with pytest.raises(InvalidRequest, match=r"cannot render these messages: .*codec"):
+        HistoryTemplate("{% if note %}{{ note | base64_decode }}{% endif %}" + PLAIN).render(
+            CHAT[1:2], variables={"note": "+/+/"}
+        )
     with pytest.raises(ContextLengthExceeded, match="longer than 20 characters"):
         template.render([{"role": "user", "content": "long " * 10}], max_chars=20)
 

@@ -143,7 +143,7 @@ def _check_shapes(
     if name not in layers:
         raise BadAdapter(f"this model has no linear layer {name!r} that can be adapted")
     inner, outer = layers[name]
-    rank = half["A"].shape[0]
+    rank = half["A"].shape[0] if half["A"].ndim else 0
     if half["A"].shape != (rank, inner) or half["B"].shape != (outer, rank):
         raise BadAdapter(
             f"{name!r} has lora_A {list(half['A'].shape)} and lora_B {list(half['B'].shape)}, but this model needs "

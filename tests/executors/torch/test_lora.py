@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from guidance_core.config import LoraSettings, TorchSettings
 from guidance_core.errors import InvalidRequest, RequestError, Unsupported
@@ -207,6 +208,15 @@ def test_what_is_not_plain_lora_on_a_layer_is_refused_by_name(
 ) -> None:
     folder = save_adapter(tmp_path / "bad", adapted.base, seed=3, **config)  # type: ignore[arg-type]
     with pytest.raises(BadAdapter, match=said):
+        adapted.runner.read_adapter(folder)
+
+
+def test_weights_that_are_no_matrices_are_refused(adapted: Adapted, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "flat", adapted.base, seed=3)
+    file = folder / "adapter_model.safetensors"
+    save_file({name: torch.tensor(1.0) for name in load_file(file)}, file)
+
+    with pytest.raises(BadAdapter, match=r"has lora_A \[\] and lora_B \[\], but this model needs"):
         adapted.runner.read_adapter(folder)
 
 
