@@ -327,3 +327,16 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("first", [None, "", "<|im_start|>"])
+@pytest.mark.parametrize("text", ["a<|im_end|>b Österreich? \U0001f600  x", "<s>twice", "x"])
+def test_spans_are_of_the_same_tokens_and_of_their_text(style_folder: Path, first: str | None, text: str) -> None:
+    prompts = PromptTokenizer.from_folder(style_folder, bos_token=first)
+    spans = prompts.completion_spans(text)
+
+    assert tuple(token_id for token_id, _, _ in spans) == prompts.completion(text)
+    covered = {place for _, start, end in spans for place in range(start, end)}
+    assert covered == set(range(len(text)))
+    _, start, end = spans[-1]
+    assert text[start:end].endswith(text[-1])

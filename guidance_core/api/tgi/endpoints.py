@@ -17,6 +17,7 @@ from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
 from guidance_core.api.tgi.messages import MessagesBody, chat
 from guidance_core.api.tgi.requests import seeded_answers, with_details
+from guidance_core.api.tgi.tokenize import tokenize
 from guidance_core.errors import ExecutorUnavailable
 from guidance_core.output.stop_strings import MAX_STOP_STRINGS
 
@@ -171,6 +172,16 @@ ENDPOINTS = (
         examples={
             "plain": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
         },
+    ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/tokenize",
+        "tgi_tokenize",
+        "Turn a prompt into tokens, and tell where each lies in it.",
+        tokenize,
+        body=GenerateBody,
+        examples={"plain": {"inputs": "The capital of France is"}},
     ),
     Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
     Endpoint(

@@ -1,0 +1,34 @@
+"""`POST /tgi/tokenize`: a prompt's tokens as `/tgi/generate` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from guidance_core.api.served_model import ServedModel
+from guidance_core.api.tgi.bodies import GenerateBody
+from guidance_core.api.tokenizing import off_the_loop
+from guidance_core.prompt import PromptTokenizer
+
+
+async def tokenize(served: ServedModel, request: Request) -> Response:
+    """Of the body's parameters only ``truncate`` changes the tokens; clients may send the others all the same."""
+    body = await GenerateBody.from_http_request(request, None)
+    prompts, text, truncate = served.get().prompts, body.inputs, body.parameters.truncate
+    tokens = await off_the_loop(len(text), lambda: _tokens(prompts, text))
+    return JSONResponse(tokens if truncate is None else tokens[-truncate:])
+
+
+def _tokens(prompts: PromptTokenizer, text: str) -> list[dict[str, Any]]:
+    # Its router counts bytes of UTF-8.
+    byte: Sequence[int] = range(len(text) + 1)
+    if not text.isascii():
+        byte = list(accumulate((len(character.encode()) for character in text), initial=0))
+    return [
+        {"id": token_id, "text": text[start:stop], "start": byte[start], "stop": byte[stop]}
+        for token_id, start, stop in prompts.completion_spans(text)
+    ]
