@@ -14,6 +14,7 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
+from guidance_core.grammar.consuming import consume_text
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.replay import Replay
 from guidance_core.grammar.taking import first_taken
@@ -84,8 +85,7 @@ class GrammarCompiler:
     def accepts(self, grammar: Grammar, text: bytes) -> bool:
         """Whether a whole text is in a grammar."""
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=self._limits)
-        tokens = self._tokenizer.tokenize_bytes(text)
-        return matcher.try_consume_tokens(tokens) == len(tokens) and not matcher.is_error() and matcher.is_accepting()
+        return consume_text(matcher, self._tokenizer, text) and matcher.is_accepting()
 
     def replay(self, grammar: Grammar) -> Replay:
         """What llguidance reports on an answer in a grammar; takes as long as compiling it."""

@@ -11,6 +11,9 @@ from llguidance import LLTokenizer
 
 from guidance_core.grammar.compatibility import new_tokenizer
 
+_NEVER_WRITTEN = "\U0010ffff"
+"""A character that Unicode will never assign."""
+
 
 def load_ll_tokenizer(model_path: Path, vocab_size: int | None, eos_token_ids: Sequence[int]) -> LLTokenizer:
     """Load ``tokenizer.json`` (about 0.2 s for 50,000 tokens).
@@ -28,6 +31,7 @@ def load_ll_tokenizer(model_path: Path, vocab_size: int | None, eos_token_ids: S
         ValueError: there is no fast tokenizer, or an end token is outside of the vocabulary.
     """
     definition = _read_definition(model_path)
+    _keep_special_tokens_out_of_text(definition)
     vocabulary = definition["model"]["vocab"]
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
     known = 1 + max(*ids, *(token["id"] for token in definition["added_tokens"]))
@@ -61,3 +65,26 @@ def _read_definition(model_path: Path) -> dict[str, Any]:
                 added.append({**defaults, **token, "id": int(token_id)})
         added.sort(key=lambda token: int(token["id"]))
     return definition
+
+
+def _keep_special_tokens_out_of_text(definition: dict[str, Any]) -> None:
+    """Have text that spells a special token tokenized as text.
+
+    llguidance tokenizes what a grammar forces, and then allows nothing but the first token of that. Hugging Face's
+    tokenizers find special tokens in text, but no text in a grammar ever matches one: a grammar that forces
+    ``<|im_end|>`` as text could not be kept. Tokenizers can be told not to look for them (``encode_special_tokens``),
+    but not by their definition. Special tokens are hence looked for in normalised text, as normalised themselves, by
+    a normaliser that begins with `_NEVER_WRITTEN`; which llguidance takes away once the definition is loaded, as it
+    does with whatever puts a space before a text.
+    """
+    for token in definition["added_tokens"]:
+        token["normalized"] = _is_special(token)
+    normalizer = definition.get("normalizer")
+    first = {"type": "Prepend", "prepend": _NEVER_WRITTEN}
+    definition["normalizer"] = {"type": "Sequence", "normalizers": [first, *([normalizer] if normalizer else [])]}
+
+
+def _is_special(token: dict[str, Any]) -> bool:
+    """Whether llguidance takes an added token for a special one (its ``toktrie_hf_tokenizers``)."""
+    content: str = token["content"]
+    return bool(token["special"]) or (content.startswith("<") and content.endswith(">"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,3 +58,42 @@ def test_what_does_not_load_says_why(tokenizer_folder: Path, tmp_path: Path) -> 
     for ends in ([], [10**6]):
         with pytest.raises(ValueError, match="eos_token_id"):
             load_ll_tokenizer(tokenizer_folder, None, ends)
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "Replace", "pattern": {"String": "x"}, "content": "y"}])
+def test_text_that_spells_a_special_token_can_be_forced(
+    normalizer: dict[str, Any] | None, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    definition = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    definition["normalizer"] = normalizer
+    definition["added_tokens"].append(
+        {**definition["added_tokens"][0], "id": _size(definition), "content": "<think>", "special": False}
+    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = load_ll_tokenizer(tmp_path, None, [0])
+    for text in ("<|end|>", "<|user|>", "a<|user|><|end|>", "<think>"):
+        matcher = LLMatcher(tokenizer, f"start: {json.dumps(text)}")
+        forced = matcher.compute_ff_tokens()
+        assert matcher.try_consume_tokens(forced) == len(forced)
+        assert matcher.is_accepting()
+        assert tokenizer.decode_str(forced) == text
+    matcher = LLMatcher(tokenizer, 'start: <|user|> "a" <think>')
+    assert matcher.try_consume_tokens(matcher.compute_ff_tokens()) == 3
+
+
+def test_added_tokens_that_are_not_special_are_found_in_text(tokenizer_folder: Path, tmp_path: Path) -> None:
+    definition = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    added = {
+        **definition["added_tokens"][0],
+        "id": _size(definition),
+        "content": "[word]",
+        "special": False,
+        "normalized": True,
+    }
+    definition["added_tokens"].append(added)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    assert load_ll_tokenizer(tmp_path, None, [0]).tokenize_str("a[word]")[-1] == added["id"]
+
+
+def _size(definition: dict[str, Any]) -> int:
+    return len(definition["model"]["vocab"])

@@ -12,6 +12,7 @@ from llguidance import LLMatcher, LLTokenizer
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import GenerationFailed
 from guidance_core.generation import Grammar
+from guidance_core.grammar.consuming import consume_text
 from guidance_core.grammar.standing import has_ended, may_end
 from guidance_core.guidance.prototypes import Prototypes
 
@@ -47,8 +48,7 @@ class Proof:
         Raises:
             GenerationFailed: it leaves the grammar.
         """
-        tokens = self._tokenizer.tokenize_bytes(text.encode())
-        if self._matcher.try_consume_tokens(tokens) < len(tokens) or self._matcher.is_error():
+        if not consume_text(self._matcher, self._tokenizer, text.encode()):
             raise deviation(f"{text!r} is not allowed there")
 
     @property
