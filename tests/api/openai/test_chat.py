@@ -17,6 +17,8 @@ from tests.api.scripted_executor import ScriptedExecutor, answer
 
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
+LARK = '%llguidance {}\nstart: "a" | "(" start ")"'
+
 
 def events(body: str) -> list[Any]:
     lines = [line for line in body.split("\n\n") if line]
@@ -196,31 +198,49 @@ async def test_without_a_limit_the_answer_may_fill_the_context(
 
 
 @pytest.mark.parametrize(
-    "field",
+    ("field", "right", "wrong"),
     [
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}},
-        {"response_format": {"type": "regex", "regex": "[a-z]+"}},
-        {"response_format": {"type": "lark_grammar", "lark_grammar": 'start: "a"'}},
-        {"response_format": {"type": "llguidance", "grammar": {"grammars": [{"json_schema": {"type": "null"}}]}}},
-        {"guided_json": {"type": "integer"}},
-        {"guided_json": '{"type": "integer"}'},
-        {"guided_regex": "[a-z]+"},
-        {"guided_choice": ["a", "b"]},
-        {"guided_grammar": 'root ::= "a"'},
-        {"structured_outputs": {"json": {"type": "integer"}}},
-        {"structured_outputs": {"choice": ["a"]}},
-        {"structured_outputs": {"json_object": True}},
+        ({"response_format": {"type": "json_object"}}, "{}", "[]"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}},
+            "17",
+            "1.5",
+        ),
+        ({"response_format": {"type": "regex", "regex": "[a-z]+"}}, "ab", "a1"),
+        ({"response_format": {"type": "lark_grammar", "lark_grammar": LARK}}, "((a))", "((a)"),
+        (
+            {"response_format": {"type": "llguidance", "grammar": {"grammars": [{"json_schema": {"type": "null"}}]}}},
+            "null",
+            "0",
+        ),
+        ({"guided_json": {"type": "integer"}}, "17", "1.5"),
+        ({"guided_json": '{"type": "integer"}'}, "17", "1.5"),
+        ({"guided_regex": "[a-z]+"}, "ab", "a1"),
+        ({"guided_choice": ["yes", "no"]}, "no", "yesno"),
+        ({"guided_grammar": 'root ::= "a" | "(" root ")"'}, "((a))", "((a)"),
+        ({"structured_outputs": {"json": {"type": "integer"}}}, "17", "1.5"),
+        ({"structured_outputs": {"regex": "[a-z]+"}}, "ab", "a1"),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes", "y"),
+        ({"structured_outputs": {"grammar": LARK}}, "(a)", "()"),
+        ({"structured_outputs": {"json_object": True}}, "{}", "[]"),
     ],
     ids=str,
 )
-async def test_every_way_to_write_a_constraint_reaches_the_executor_as_a_grammar(
-    client: httpx.AsyncClient, executor: ScriptedExecutor, field: dict[str, Any]
+async def test_every_way_to_write_a_constraint_reaches_the_executor_as_its_grammar(
+    client: httpx.AsyncClient,
+    executor: ScriptedExecutor,
+    loaded: LoadedModel,
+    field: dict[str, Any],
+    right: str,
+    wrong: str,
 ) -> None:
     response = await client.post("/v1/chat/completions", json={**ASK, **field})
 
     assert response.status_code == 200, response.text
-    assert executor.requests[0].grammar is not None
+    grammar = executor.requests[0].grammar
+    assert grammar is not None
+    assert loaded.grammars.accepts(grammar, right.encode())
+    assert not loaded.grammars.accepts(grammar, wrong.encode())
 
 
 async def test_a_failure_in_mid_stream_is_an_error_event_and_no_done(
