@@ -15,7 +15,10 @@ help:  ## show this list
 
 serve: .venv/serving model  ## serve the model on port 3000 (PORT=… for another one, ARGS='--arg name=value' for settings)
 	@echo "==> Starting the service on http://127.0.0.1:$(PORT)"
-	@exec $(BIN)/bentoml serve . --port $(PORT) $(ARGS)
+	@$(BIN)/python -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' $(PORT) 2>/dev/null || \
+		{ echo "error: port $(PORT) cannot be had: something else listens there. Choose another one: make serve PORT=3001"; exit 1; }
+	@# Without a bound, a stream that runs would keep the service alive after Ctrl-C until it has ended.
+	@exec $(BIN)/bentoml serve . --port $(PORT) --timeout-graceful-shutdown 5 $(ARGS)
 
 model: .venv/serving  ## pack the default model into the Bento model store if it is missing
 	@echo "==> Model"

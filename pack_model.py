@@ -81,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CannotPack as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # a reader such as `head` has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed is no error either
+        return 1
     except OSError as error:  # BentoML makes its folders when it is imported
         home = os.environ.get("BENTOML_HOME", "~/bentoml")
         print(f"error: {error}. The store is in {home} (BENTOML_HOME), which must be writable.", file=sys.stderr)

@@ -419,6 +419,9 @@ def _variable(keys: Keys) -> str:
 
 
 if __name__ == "__main__":
+    import signal
+
     from guidance_core.print_config import main
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # quiet where a reader such as `head` has had enough
     main()

@@ -194,6 +194,11 @@ def test_list_shows_each_model_with_its_labels(
     assert "architecture=LlamaForCausalLM" in line
 
 
+def test_a_reader_that_has_had_enough_is_not_told_of_the_store() -> None:
+    command = f"{sys.executable} pack_model.py --list | true"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stderr == ""
+
+
 def test_help_shows_how_to_pack_and_how_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

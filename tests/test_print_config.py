@@ -95,3 +95,8 @@ def test_the_command_prints_what_the_environment_sets() -> None:
     settings = json5.loads(printed)
     assert settings["torch"] == {"max_batch_size": 9}
     assert settings["server"] == {"max_choices": 3}
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m guidance_core.config | true"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stderr == ""
