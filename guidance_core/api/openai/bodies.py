@@ -190,6 +190,11 @@ class GenerationBody(AnswerFields, ConstraintFields, RequestBody):
         description="Answer log-probabilities of the prompt's tokens, with those of this many likely tokens at each "
         "place, as vLLM writes them; not with `stream`.",
     )
+    return_tokens_as_token_ids: bool = Field(
+        False,
+        description="In `logprobs`, a token is `token_id:17` in place of its text, as vLLM writes it: several tokens "
+        "may have one text.",
+    )
     include_guidance: bool = Field(
         False,
         description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "

@@ -50,7 +50,7 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     if body.stream:
         pieces = await started(run.answer.pieces())
         writer = ChunkWriter(head, body.stream_options)
-        events = _events(writer, usage, pieces, run.readers, log, with_logprobs=body.logprobs)
+        events = _events(writer, body, usage, pieces, run.readers, log)
         comments_every = served.settings.guidance.held_stream_comments if run.answer.held else None
         return event_stream(events, choices=body.n, comments_every=comments_every)
     choices = await _choices(body, run.answer, run.readers, log)
@@ -61,13 +61,13 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
 
 async def _events(
     writer: ChunkWriter,
+    body: ChatBody,
     usage: Callable[[], dict[str, Any]],
     pieces: AsyncGenerator[Piece, None],
     readers: Sequence[MessageReader],
     log: GrammarLog,
-    *,
-    with_logprobs: bool,
 ) -> AsyncGenerator[bytes, None]:
+    by_id = body.return_tokens_as_token_ids
     begun: set[int] = set()
     async with aclosing(pieces):
         async for index, piece in pieces:
@@ -78,10 +78,10 @@ async def _events(
                 choices.append(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
             deltas = readers[index].read(piece)
             # Text that may become a call is held back; what is known of its tokens is not.
-            logprobs = logprobs_object(piece.logprobs) if with_logprobs and piece.logprobs else None
+            logprobs = logprobs_object(piece.logprobs, by_id=by_id) if body.logprobs and piece.logprobs else None
             for delta in deltas or ([{}] if logprobs else []):
                 choices.append(_chunk_choice(index, delta, logprobs=logprobs))
-                logprobs = logprobs_object(()) if with_logprobs else None
+                logprobs = logprobs_object(()) if body.logprobs else None
             if piece.finish_reason is not None:
                 reason = _finish_reason(piece.finish_reason, readers[index])
                 choices.append(_chunk_choice(index, {}, finish_reason=reason))
@@ -124,7 +124,8 @@ async def _choices(
         message = joined_message(reader.read(joined(choice)))
         reason = choice[-1].finish_reason
         assert reason is not None, "a choice's last piece has one"
-        logprobs = logprobs_object([entry for piece in choice for entry in piece.logprobs or ()])
+        entries = [entry for piece in choice for entry in piece.logprobs or ()]
+        logprobs = logprobs_object(entries, by_id=body.return_tokens_as_token_ids)
         choices.append(
             {
                 "index": index,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from guidance_core.api.openai.logprobs import finite
+from guidance_core.api.openai.logprobs import finite, token_name
 from guidance_core.output import PromptToken, TokenTextLogprob
 
 
@@ -41,29 +41,31 @@ class Echo:
         return [max(0, token.text_offset - surplus) for token in self.tokens]
 
 
-def logprobs_object(entries: Sequence[TokenTextLogprob], echo: Echo, *, top: int) -> dict[str, Any]:
+def logprobs_object(entries: Sequence[TokenTextLogprob], echo: Echo, *, top: int, by_id: bool) -> dict[str, Any]:
     """A choice's ``logprobs``; offsets are in characters of the choice's text, the echo included.
 
     Args:
         entries: of the continuation's tokens.
         echo: what comes before it.
         top: how many of the likeliest tokens are wanted; the prompt's may have more.
+        by_id: as in `token_name`.
     """
     start = echo.before + len(echo.text)
+    tokens: list[PromptToken | TokenTextLogprob] = [*echo.tokens, *entries]
     scored = [*(token.scored for token in echo.tokens), *entries]
     return {
-        "tokens": [*(token.token for token in echo.tokens), *(entry.token for entry in entries)],
+        "tokens": [token_name(token, by_id=by_id) for token in tokens],
         # Nothing is known of a prompt's first token.
         "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in scored],
-        "top_logprobs": [None if entry is None else _likeliest(entry, top) for entry in scored],
+        "top_logprobs": [None if entry is None else _likeliest(entry, top, by_id) for entry in scored],
         "text_offset": [*echo.offsets(), *(start + entry.text_offset for entry in entries)],
     }
 
 
-def _likeliest(entry: TokenTextLogprob, top: int) -> dict[str, float]:
-    """By text; where several tokens have one text, the likeliest of them."""
+def _likeliest(entry: TokenTextLogprob, top: int, by_id: bool) -> dict[str, float]:
+    """By name; where several tokens have one text, the likeliest of them."""
     likeliest: dict[str, float] = {}
     # The token itself is always among them, as in OpenAI's answers.
     for token in (*entry.top[:top], entry):
-        likeliest.setdefault(token.token, finite(token.logprob))
+        likeliest.setdefault(token_name(token, by_id=by_id), finite(token.logprob))
     return likeliest

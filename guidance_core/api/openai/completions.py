@@ -227,7 +227,7 @@ def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs:
     logprobs = None
     if body.logprobs is not None:
         entries = [entry for piece in pieces for entry in piece.logprobs or ()]
-        logprobs = logprobs_object(entries, echo, top=body.logprobs)
+        logprobs = logprobs_object(entries, echo, top=body.logprobs, by_id=body.return_tokens_as_token_ids)
     return {
         "index": index,
         "text": echo.text + "".join(piece.text for piece in pieces),

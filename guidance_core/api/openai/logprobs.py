@@ -8,14 +8,19 @@ from typing import Any
 from guidance_core.output import PromptToken, TokenText, TokenTextLogprob
 
 
-def logprobs_object(entries: Sequence[TokenTextLogprob]) -> dict[str, Any]:
-    """A choice's ``logprobs``."""
-    return {"content": token_logprobs(entries), "refusal": None}
+def logprobs_object(entries: Sequence[TokenTextLogprob], *, by_id: bool = False) -> dict[str, Any]:
+    """A choice's ``logprobs``; ``by_id`` as in `token_name`."""
+    return {"content": token_logprobs(entries, by_id=by_id), "refusal": None}
 
 
-def token_logprobs(entries: Sequence[TokenTextLogprob]) -> list[dict[str, Any]]:
-    """Each token with the likeliest ones at its place."""
-    return [{**_token(entry), "top_logprobs": [_token(top) for top in entry.top]} for entry in entries]
+def token_logprobs(entries: Sequence[TokenTextLogprob], *, by_id: bool = False) -> list[dict[str, Any]]:
+    """Each token with the likeliest ones at its place; ``by_id`` as in `token_name`."""
+    return [{**_token(entry, by_id), "top_logprobs": [_token(top, by_id) for top in entry.top]} for entry in entries]
+
+
+def token_name(token: TokenText | PromptToken, *, by_id: bool) -> str:
+    """How a token is called: by its text or, where ``by_id``, by its id, as vLLM writes it."""
+    return f"token_id:{token.token_id}" if by_id else token.token
 
 
 def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[dict[str, Any] | None]:
@@ -46,5 +51,5 @@ def finite(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def _token(token: TokenText) -> dict[str, Any]:
-    return {"token": token.token, "logprob": finite(token.logprob), "bytes": list(token.bytes)}
+def _token(token: TokenText, by_id: bool) -> dict[str, Any]:
+    return {"token": token_name(token, by_id=by_id), "logprob": finite(token.logprob), "bytes": list(token.bytes)}

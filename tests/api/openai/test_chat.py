@@ -133,6 +133,21 @@ async def test_the_stream_helper_of_the_client_rebuilds_the_answer_with_its_logp
     assert len(completion.choices[0].logprobs.content) == 5
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_can_be_called_by_their_ids(
+    client: httpx.AsyncClient, loaded: LoadedModel, hello: str, stream: bool
+) -> None:
+    fields = {"logprobs": True, "top_logprobs": 1, "return_tokens_as_token_ids": True, "stream": stream}
+    response = await client.post("/v1/chat/completions", json={**ASK, **fields})
+
+    choices = [chunk["choices"][0] for chunk in (events(response.text)[:-1] if stream else [response.json()])]
+    entries = [entry for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    ids = loaded.prompts.tokenizer.encode(hello, add_special_tokens=False).ids
+    assert [entry["token"] for entry in entries] == [f"token_id:{token_id}" for token_id in ids]
+    assert all(top["token"].startswith("token_id:") for entry in entries for top in entry["top_logprobs"])
+    assert bytes(byte for entry in entries for byte in entry["bytes"]).decode() == hello
+
+
 async def test_the_stop_string_is_answered_on_demand(client: httpx.AsyncClient, hello: str) -> None:
     asked = {"stop": "there,", "include_stop_str_in_output": True}
     chat = (await client.post("/v1/chat/completions", json={**ASK, **asked})).json()

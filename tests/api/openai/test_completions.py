@@ -123,6 +123,17 @@ async def test_an_echoed_prompt_has_logprobs_too(
             assert choice.text[offset:].startswith(token)
 
 
+async def test_tokens_can_be_called_by_their_ids(client: httpx.AsyncClient, loaded: LoadedModel, hello: str) -> None:
+    body = {**ASK, "prompt": "The end", "echo": True, "logprobs": 2, "return_tokens_as_token_ids": True}
+    logprobs = (await client.post("/v1/completions", json=body)).json()["choices"][0]["logprobs"]
+
+    ids = loaded.prompts.tokenizer.encode("The end" + hello, add_special_tokens=False).ids
+    assert logprobs["tokens"] == [f"token_id:{token_id}" for token_id in ids]
+    for name, top in zip(logprobs["tokens"][1:], logprobs["top_logprobs"][1:], strict=True):
+        assert name in top
+        assert all(other.startswith("token_id:") for other in top)
+
+
 async def test_a_prompt_is_scored_without_an_answer(client: httpx.AsyncClient, executor: ScriptedExecutor) -> None:
     executor.script = lambda request, index: [
         TokenDelta(index=index, finish_reason="length", prompt_logprobs=prompt_logprobs(request))
