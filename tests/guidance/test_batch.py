@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llguidance import LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar
@@ -408,3 +410,75 @@ def test_a_token_that_is_asked_for_is_allowed_where_the_mask_allows_it(seed: int
         if not commit.error and draw.random() < 0.1 and commit.accepting:
             break
     batch.close()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_batch_of_any_sequences_does_what_a_matcher_each_would(seed: int, ll_tokenizer: LLTokenizer) -> None:
+    draw = random.Random(seed)
+    guidance = GuidanceSettings(
+        threads=2,
+        forced_tokens=draw.random() < 0.5,
+        masks_ahead=draw.choice(["always", "never"]),
+        cache_size=draw.choice([1, 8]),
+    )
+    most = draw.choice([3, 3, 3, 70])  # matchers move on in parallel from 64 on, masks are filled so from 16 on
+    size = ll_tokenizer.vocab_size + draw.choice([0, 9])
+    compiler = GrammarCompiler(ll_tokenizer, guidance)
+    grammars = [asyncio.run(compiler.compile(random_constraint(draw).constraint)).grammar for _ in range(2)]
+    grammars.append(asyncio.run(compiler.compile(constraint.lark(COUNTED))).grammar)
+    compiler.close()
+    batch = GuidanceBatch(ll_tokenizer, vocab_size=size, max_rows=most, settings=guidance)
+    alone: dict[int, LLMatcher] = {}
+    fresh = itertools.count()
+    for _ in range(12):
+        while len(alone) < most and draw.random() < 0.95:
+            one, grammar = next(fresh), draw.choice(grammars)
+            batch.add(one, grammar)
+            alone[one] = LLMatcher(ll_tokenizer, grammar.source, log_level=0)
+            where = batch.start(one)
+            assert where == standing(alone[one], guidance, size)
+            if where.stopped:
+                batch.remove(one)
+                del alone[one]
+        running = draw.sample(list(alone), draw.choice([len(alone), len(alone), len(alone) // 2]))
+        batch.begin(list(enumerate(running)))
+        if draw.random() < 0.1:
+            continue  # nobody asked for the masks
+        masks = {one: allowed(alone[one], size) for one in running}
+        asked = [draw.choice([0, draw.randrange(size), *masks[one][:1]]) for one in running]
+        if draw.random() < 0.5:
+            assert batch.allows(asked) == [token in masks[one] for one, token in zip(running, asked, strict=True)]
+        chosen = sorted(draw.sample(range(len(running)), draw.randint(min(1, len(running)), len(running))))
+        logits = torch.zeros(most, size)
+        batch.mask(logits, chosen, chosen)
+        for index, one in enumerate(running):
+            assert (logits[index] == 0).nonzero()[:, 0].tolist() == (masks[one] if index in chosen else [*range(size)])
+        batch.wait()
+        # Now and then a token that is not allowed: it fails its own sequence.
+        sampled = [(one, draw.choice(masks[one] if draw.random() < 0.97 else range(1, size))) for one in running]
+        commits = batch.commit(draw.sample(sampled, len(sampled)))
+        for one, token in sampled:
+            assert alone[one].consume_token(token) == (commits[one].error is None)
+            assert commits[one].error or commits[one] == standing(alone[one], guidance, size, ended=token == 0)
+            if commits[one].stopped or commits[one].error or draw.random() < 0.05:
+                batch.remove(one)
+                del alone[one]
+    batch.close()
+
+
+COUNTED = 'start: word " " word <|user|>? "."\nword[max_tokens=3]: /[a-z ]*/'
+
+
+def allowed(matcher: LLMatcher, size: int) -> list[int]:
+    """What a matcher by itself allows of a model's vocabulary."""
+    mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return [token for token in np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist() if token < size]
+
+
+def standing(matcher: LLMatcher, guidance: GuidanceSettings, size: int, *, ended: bool = False) -> Commit:
+    """Where a matcher by itself stands; it takes what its grammar forces."""
+    forced = [] if ended or not guidance.forced_tokens or matcher.is_stopped() else matcher.compute_ff_tokens()
+    usable = list(itertools.takewhile(lambda token: token and token < size, forced))
+    taken = matcher.try_consume_tokens(usable)
+    return Commit(tuple(usable[:taken]), matcher.is_stopped(), matcher.is_accepting())
