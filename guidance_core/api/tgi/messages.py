@@ -37,7 +37,7 @@ class MessagesBody(ChatBody):
 
 
 def _response_format(wanted: Any) -> Any:
-    if not isinstance(wanted, dict) or "value" not in wanted:
+    if not isinstance(wanted, dict) or wanted.get("value") is None:
         return wanted
     value = wanted["value"]
     match wanted.get("type"):

@@ -35,7 +35,10 @@ async def test_an_answers_format_may_be_written_as_its_grammars_are(
     assert definition in grammar.definition
 
 
-@pytest.mark.parametrize("wanted", [{"type": "yaml", "value": ""}, {"type": "regex", "value": 5}, {"value": SCHEMA}])
+@pytest.mark.parametrize(
+    "wanted",
+    [{"type": "yaml", "value": ""}, {"type": "regex", "value": 5}, {"type": "json", "value": None}, {"value": SCHEMA}],
+)
 async def test_other_formats_are_refused_in_its_shape(client: httpx.AsyncClient, wanted: dict[str, Any]) -> None:
     response = await client.post("/tgi/v1/chat/completions", json={**ASK, "response_format": wanted})
 
