@@ -41,23 +41,21 @@ __all__ = [
 ]
 
 
-@pytest.fixture(scope="module", params=["batched", "engine"])
-def server(
-    request: pytest.FixtureRequest, model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """The way `engine` shows `processor` too: that is how it serves seeds and logprobs."""
+@pytest.fixture(scope="module")
+def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a compiled engine; the other ways of guidance differ within the executor alone, and are tested there."""
     folder = tmp_path_factory.mktemp("trtllm")
+    engine = compile_engine(model_path, folder / "engine", max_seq_len=1024, max_batch_size=8)
+    put_into_store(engine, "compiled", home=folder / "bentoml")
     environment = {
+        "BENTOML_HOME": str(folder / "bentoml"),
         "PYTHONPATH": str(STANDIN),
         "GUIDED_TRTLLM_EXECUTOR": "trtllm",
+        "GUIDED_TRTLLM_MODEL__TAG": "compiled:latest",
         "GUIDED_TRTLLM_MODEL__SERVED_NAME": MODEL,
         "GUIDED_TRTLLM_TRTLLM__MAX_BATCH_SIZE": "8",
         "GUIDED_TRTLLM_TRTLLM__MAX_MODEL_LEN": "1024",
     }
-    if request.param == "batched":
-        engine = compile_engine(model_path, folder / "engine", max_seq_len=1024, max_batch_size=8)
-        put_into_store(engine, "compiled", home=folder / "bentoml")
-        environment |= {"BENTOML_HOME": str(folder / "bentoml"), "GUIDED_TRTLLM_MODEL__TAG": "compiled:latest"}
     with serving(folder / "log.txt", **environment) as server:
         yield server
 
@@ -74,16 +72,13 @@ def openai(server: Server) -> OpenAI:
     return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def test_models_and_logs_say_how_grammars_are_kept(
-    request: pytest.FixtureRequest, openai: OpenAI, server: Server
-) -> None:
-    way = request.node.callspec.params["server"]
+def test_models_and_logs_say_how_grammars_are_kept(openai: OpenAI, server: Server) -> None:
     assert openai.models.retrieve(MODEL).model_extra == {
         "executor": {
             "name": "trtllm",
             "engine": "TensorRT-LLM 1.2.1",
-            "backend": "tensorrt" if way == "batched" else "pytorch",
-            "guidance": way,
+            "backend": "tensorrt",
+            "guidance": "batched",
         }
     }
-    assert f"what enforces grammars: {way}" in server.log.read_text()
+    assert "what enforces grammars: batched" in server.log.read_text()
