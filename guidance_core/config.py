@@ -269,7 +269,7 @@ class GuidanceSettings(_Section):
     masks_ahead: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Fill masks behind the forward pass: auto does so on a GPU, and on a CPU where torch.num_threads "
-        "leaves a core idle. Where it does not, a mask is only filled for a token that its grammar forbids.",
+        "leaves a core idle. Elsewhere a mask is only filled where its grammar cannot judge a token without it.",
     )
     forced_tokens: bool = Field(True, description="Append tokens that the grammar forces without sampling them.")
     cache_size: int = Field(256, ge=0, description="Compiled grammars kept for requests that come again.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,7 @@ from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
 from guidance_core.grammar.standing import has_ended
+from guidance_core.guidance.background import Background
 from guidance_core.guidance.cores import available_cores
 from guidance_core.guidance.ending import Ending
 from guidance_core.guidance.prototypes import Prototype, Prototypes
@@ -117,7 +118,7 @@ class GuidanceBatch:
         self._eos = end_tokens(tokenizer)
         self.ahead = _fills_ahead(settings, torch.device(device))
         self._executor = LLExecutor(num_threads=settings.threads or _mask_threads(self.ahead, torch.device(device)))
-        self._mask_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guidance-masks")
+        self._mask_worker = Background(self._fill_all, name="guidance-masks") if self.ahead else None
         words = -(-tokenizer.vocab_size // 32)
         pinned = torch.device(device).type == "cuda"
         self._bitmask = torch.zeros((max_rows, words), dtype=torch.int32, pin_memory=pinned)
@@ -128,7 +129,8 @@ class GuidanceBatch:
         self._vocabulary = Vocabulary(tokenizer, vocab_size)
         self._endings: dict[int, Ending] = {}
         self._rows: list[tuple[int, int]] = []
-        self._filling: Future[float] | None = None
+        self._is_filling = False
+        self._to_fill: list[tuple[LLMatcher, int]] = []
         self._filled: set[int] = set()
         self._seconds = 0.0
         self._judged_alone: set[int] = set()
@@ -222,8 +224,11 @@ class GuidanceBatch:
         self._filled.clear()
         self._seconds = 0.0
         self._times = {}
-        if self._rows and self.ahead:
-            self._filling = self._mask_worker.submit(self._fill, range(len(self._rows)))
+        if self._rows and self._mask_worker is not None:
+            # Held here, since a sequence may be removed while its mask is filled.
+            self._to_fill = self._matchers_of(range(len(self._rows)))
+            self._is_filling = True
+            self._mask_worker.start()
 
     def wait(self) -> dict[int, GuidanceRowTimes]:
         """Wait until the masks that `begin` started are filled, and say what each row's cost, by sequence id."""
@@ -247,6 +252,11 @@ class GuidanceBatch:
             return {}
         self.mask(logits, range(len(self._rows)), [row for row, _ in self._rows])
         return self.wait()
+
+    def judges(self, index: int) -> bool:
+        """Whether `allows` can tell about a row of `begin` without filling its mask."""
+        sequence_id = self._rows[index][1]
+        return not self.ahead and sequence_id in self._judged_alone and sequence_id not in self._endings
 
     def allows(self, tokens: Sequence[int]) -> list[bool]:
         """Whether the masks allow a token each; waits for masks that are not done.
@@ -357,7 +367,8 @@ class GuidanceBatch:
 
     def close(self) -> None:
         """Stop the worker threads."""
-        self._mask_worker.shutdown(wait=True, cancel_futures=True)
+        if self._mask_worker is not None:
+            self._mask_worker.close()
         self.prototypes.close(wait=True)
 
     def _shortest(self, prototype: Prototype, grammar: Grammar) -> Future[Way | None]:
@@ -393,16 +404,16 @@ class GuidanceBatch:
 
     def _settle(self) -> None:
         """Wait for masks that nobody applied: matchers must not be touched while they are filled."""
-        if self._filling is not None:
-            self._filling.result()
-            self._filling = None
+        if self._is_filling and self._mask_worker is not None:
+            self._is_filling = False
+            self._mask_worker.result()
 
     def _wait_for_filling(self) -> None:
-        if self._filling is not None:
+        if self._is_filling and self._mask_worker is not None:
+            self._is_filling = False
             waited = time.perf_counter()
-            filling, self._filling = self._filling, None
             share = 1 / len(self._rows)
-            mask_seconds = filling.result() * share
+            mask_seconds = self._mask_worker.result() * share
             self._note(GuidanceRowTimes(mask_seconds, min((time.perf_counter() - waited) * share, mask_seconds)))
 
     def _note(self, times: GuidanceRowTimes) -> None:
@@ -423,15 +434,14 @@ class GuidanceBatch:
         missing = [index for index in chosen if index not in self._filled]
         if missing:
             self._filled.update(missing)
-            self._seconds += self._fill(missing)
+            self._seconds += self._fill(self._matchers_of(missing))
 
     def _allows(self, index: int, token: int) -> bool:
         """Whether a row's grammar allows a token, without its mask if there is none and the matcher can tell."""
-        sequence_id = self._rows[index][1]
-        if index in self._filled or sequence_id not in self._judged_alone or sequence_id in self._endings:
+        if index in self._filled or not self.judges(index):
             self._ensure([index])
             return self._is_set(index, token)
-        matcher = self._matchers[sequence_id]
+        matcher = self._matchers[self._rows[index][1]]
         if token in self._eos:
             return matcher.is_accepting()
         return token < self._tokenizer.vocab_size and matcher.validate_tokens([token]) == 1
@@ -440,9 +450,14 @@ class GuidanceBatch:
         word = token >> 5
         return word < self._words.shape[1] and bool(self._words[index, word] >> (token & 31) & 1)
 
-    def _fill(self, chosen: Sequence[int]) -> float:
+    def _matchers_of(self, chosen: Sequence[int]) -> list[tuple[LLMatcher, int]]:
+        return [(self._matchers[self._rows[index][1]], index) for index in chosen]
+
+    def _fill_all(self) -> float:
+        return self._fill(self._to_fill)
+
+    def _fill(self, matchers: list[tuple[LLMatcher, int]]) -> float:
         start = time.perf_counter()
-        matchers = [(self._matchers[self._rows[index][1]], index) for index in chosen]
         if len(matchers) >= _PARALLEL_MASKS or (self.ahead and len(matchers) > 1):
             rows = self._words.shape[0]
             self._executor.unsafe_compute_mask_ptr(matchers, self._mask_address, self._mask_bytes, rows)
@@ -450,7 +465,7 @@ class GuidanceBatch:
             for matcher, index in matchers:
                 matcher.unsafe_compute_mask_ptr(self._mask_address + index * self._mask_bytes, self._mask_bytes)
         if self._endings:
-            self._narrow(chosen)
+            self._narrow([index for _, index in matchers])
         return time.perf_counter() - start
 
     def _narrow(self, chosen: Sequence[int]) -> None:

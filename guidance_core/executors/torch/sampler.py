@@ -7,12 +7,11 @@ A vocabulary is sorted only as far as its answer needs: a nucleus lies, as a rul
 which are found in 2 ms for 32 rows of 49,152 logits where a sort takes 50 and `torch.multinomial` 25 (2 CPU cores). A
 row whose nucleus is wider is looked at again with 16 times as many. Where nothing is cut off, nothing is sorted at all.
 
-On a CPU, greedy rows under a grammar are never masked: the likeliest token is looked for among those that are allowed.
-
-On a CPU that fills no masks behind its forward pass, most rows need no mask at all: a token is chosen as
-if there were no grammar, and only where that forbids it is the row masked and a token chosen again. The answer has the
-same distribution: ``P(t) + P(refused) · P(t | allowed) = P(t | allowed)`` for each allowed token t, since
-``P(refused) = 1 − P(allowed)``; greedily it is the very same answer.
+On a CPU, a greedy row under a grammar is not masked: its token is looked for among those that the mask allows. Where
+matchers can judge a token by itself, no mask is needed as a rule: one is chosen as if there were no grammar, and only
+where that forbids it is another chosen under the mask. The answer has the same distribution:
+``P(t) + P(refused) · P(t | allowed) = P(t | allowed)`` for each allowed token t, since ``P(refused) = 1 − P(allowed)``;
+greedily it is the very same answer.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ _LOWEST_TEMPERATURE = 1e-6
 class Masks(Protocol):
     """What a `GuidanceBatch` has for the rows under a grammar, in their order; each method waits for the masks."""
 
-    @property
-    def ahead(self) -> bool:
-        """See `GuidanceBatch.ahead`."""
+    def judges(self, index: int) -> bool:
+        """See `GuidanceBatch.judges`."""
 
     def allows(self, tokens: Rows[int]) -> list[bool]:
         """See `GuidanceBatch.allows`."""
@@ -94,29 +92,31 @@ def sample(
     measured = [i for i, row in enumerate(guided) if measure_masses or sequences[row].request.measure_mass]
     masses = _allowed_masses(logits, guided, measured, masks) if masks is not None and measured else {}
     # Masking first and adjusting what is left is the same as the other way round: −inf stays −inf.
-    unmasked: list[int] = []
-    if masks is not None:
-        may = _may_search if masks.ahead else _may_mask_later
-        unmasked = [index for index, row in enumerate(guided) if may(logits, sequences[row])]
-    if masks is not None and len(unmasked) < len(guided):
-        masked = [index for index in range(len(guided)) if index not in set(unmasked)]
-        masks.mask(logits, masked, [guided[index] for index in masked])
+    judged: list[int] = []
+    searched: list[int] = []
+    if masks is not None and guided:
+        masked: list[int] = []
+        for index, row in enumerate(guided):
+            if masks.judges(index) and _may_mask_later(logits, sequences[row]):
+                judged.append(index)
+            else:
+                (searched if _may_search(logits, sequences[row]) else masked).append(index)
+        if masked:
+            masks.mask(logits, masked, [guided[index] for index in masked])
     _add_biases(logits, sequences)
     _penalise(logits, sequences)
     _scale(logits, sequences)
     forbidden = _forbid(logits, sequences)
 
-    searched = unmasked if masks is not None and masks.ahead else []
     if len(searched) < len(sequences):
         tokens, peaks = _choose(logits, sequences, range(len(sequences)), attempt=0)
     else:
         tokens, peaks = [0] * len(sequences), [-math.inf] * len(sequences)
     if masks is not None:
-        if searched:
-            _choose_again(logits, sequences, guided, searched, masks, tokens, peaks, attempt=1)
-        elif unmasked:
+        _choose_again(logits, sequences, guided, searched, masks, tokens, peaks, attempt=0)
+        if judged:
             allowed = masks.allows([tokens[row] for row in guided])
-            refused = [index for index in unmasked if not allowed[index] and math.isfinite(peaks[guided[index]])]
+            refused = [index for index in judged if not allowed[index] and math.isfinite(peaks[guided[index]])]
             _choose_again(logits, sequences, guided, refused, masks, tokens, peaks, attempt=1)
         # A grammar may allow nothing but what is forbidden, such as the end: then that it is.
         stuck = [i for i, row in enumerate(guided) if peaks[row] == -math.inf and sequences[row].forbidden()]
@@ -138,8 +138,7 @@ def sample(
 def _may_mask_later(logits: torch.Tensor, sequence: Sequence) -> bool:
     """Whether a token may be chosen before the row is masked.
 
-    Not where what is cut off depends on what is allowed. Elsewhere than on a CPU masking costs less than asking, and so
-    it does where the masks are filled anyway.
+    Not where what is cut off depends on what is allowed. Elsewhere than on a CPU masking costs less than asking.
     """
     sampling = sequence.sampling
     cut = sampling.temperature > 0 and (_keeps_likeliest(sampling, logits.shape[1]) or sampling.min_p > 0)

@@ -199,6 +199,9 @@ class Only:
         self.ahead = ahead
         self.masked = self.searched = 0
 
+    def judges(self, index: int) -> bool:
+        return not self.ahead
+
     def allows(self, tokens: TokenIds[int]) -> list[bool]:
         return [token in self._allowed for token in tokens]
 
