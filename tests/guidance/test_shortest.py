@@ -44,6 +44,8 @@ def vocabulary(ll_tokenizer: LLTokenizer) -> Vocabulary:
         ({"anyOf": [POINT, {"type": "array", "minItems": 2}]}, "[0,0]"),
         ({"allOf": [POINT, {"properties": {"x": {"minimum": 10}}, "required": ["z"]}]}, '{"x":10,"y":0,"z":0}'),
         ({"type": ["object", "array"], "minProperties": 1}, "[]"),
+        ({"allOf": [{"type": "array", "items": True, "minItems": 1}, {"items": {"const": "a"}}]}, '["a"]'),
+        ({"allOf": [{"type": "array", "items": {"const": "a"}, "minItems": 1}, {"items": True}]}, '["a"]'),
     ],
     ids=str,
 )

@@ -150,3 +150,12 @@ def test_a_decoder_with_steps_in_an_unknown_order_is_left_to_tokenizers(byte_fal
     tokenizer = Tokenizer.from_str(json.dumps(definition))
     token_ids = [tokenizer.token_to_id(piece) for piece in ("▁a", "▁ab", "b", "▁é")]
     assert streamed(tokenizer, token_ids) == tokenizer.decode(token_ids) == "aabbé"
+
+
+def test_a_decoder_that_fuses_before_it_replaces_visible_spaces_is_left_to_tokenizers(metaspace: Tokenizer) -> None:
+    definition = json.loads(metaspace.to_str())
+    # On the whole text, "always" takes every visible space away, not the first token's alone.
+    definition["decoder"] = {"type": "Sequence", "decoders": [{"type": "Fuse"}, definition["decoder"]]}
+    tokenizer = Tokenizer.from_str(json.dumps(definition))
+    token_ids = [tokenizer.token_to_id(piece) for piece in ("▁a", "▁ab", "b")]
+    assert streamed(tokenizer, token_ids) == tokenizer.decode(token_ids)
