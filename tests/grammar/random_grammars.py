@@ -103,7 +103,9 @@ def _pattern(draw: random.Random, depth: int) -> str:
 
 
 def _choice(draw: random.Random) -> Judged:
-    options = ["".join(draw.choices(LETTERS, k=draw.randint(1, 6))) for _ in range(draw.randint(1, 5))]
+    options = ["".join(draw.choices(LETTERS, k=draw.randint(0, 6))) for _ in range(draw.randint(1, 5))]
+    # One that goes on where another ends, letters that Unicode can write in two ways, and what spells a special token.
+    options += draw.sample([options[0] + "a", "é", "e\u0301", "<|end|>", options[0] + "<|user|>"], draw.randint(0, 2))
     return Judged(constraint.choice(options), lambda text: text in options)
 
 
