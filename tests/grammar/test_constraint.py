@@ -9,6 +9,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.grammar import constraint
+from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
 
 
@@ -89,3 +90,25 @@ def test_a_regular_expression_without_any_match_is_refused() -> None:
 def test_what_is_no_constraint_is_refused(make: Callable[[Any], Constraint], value: Any, named: str) -> None:
     with pytest.raises(InvalidGrammar, match=re.escape(named)):
         make(value)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "taken"),
+    [
+        ("start: A\nA: /a|ab/", "ab", True),
+        ('start: A "b"\nA: /a+?/', "aaab", True),
+        ("start: A A\nA: /^a$/", "aa", True),
+        ('start: "é"', "e\u0301", False),
+        ('start: "a" "b"\n%ignore " "', "a  b", True),
+        ('start: "a" "b"\n%ignore " "', " ab", False),
+        ('start: "a" "b"\n%ignore " "', "ab ", False),
+    ],
+)
+def test_lark_is_read_as_documented(grammar: str, text: str, taken: bool, ll_tokenizer: LLTokenizer) -> None:
+    assert accepts(ll_tokenizer, constraint.lark(grammar), text) == taken
+
+
+@pytest.mark.parametrize("grammar", ["start: A\nA.2: /a/", "start: A\nA: /(a$|b)c/", "start: A\nA: /\\ba/"])
+async def test_what_lark_cannot_promise_is_refused(grammar: str, compiler: GrammarCompiler) -> None:
+    with pytest.raises(InvalidGrammar, match="not supported"):
+        await compiler.compile(constraint.lark(grammar))
