@@ -106,11 +106,6 @@ class PromptTokenizer:
         tokenizer = load_tokenizer(folder, special_tokens)
         return cls(tokenizer, templates, bos_token=special_tokens.get("bos_token"), first_token=bos_token)
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether `chat` can work at all."""
-        return "default" in self._templates
-
     def template(self, *, for_tools: bool = False) -> Template | None:
         """The chat template, if the model has one; for tools, its own one for them where it has that."""
         default = self._templates.get("default")

@@ -220,7 +220,7 @@ def test_templates_that_want_parts_get_parts(make_folder: MakeFolder) -> None:
 
 def test_a_model_without_template_says_what_to_do(make_folder: MakeFolder) -> None:
     prompts = PromptTokenizer.from_folder(make_folder(QWEN, template_in="nowhere"))
-    assert not prompts.has_chat_template
+    assert prompts.template() is None
     with pytest.raises(InvalidRequest, match=r"/v1/completions.*model\.chat_template"):
         prompts.chat([USER])
 
