@@ -202,7 +202,7 @@ def test_the_client_raises_its_own_errors(openai: OpenAI) -> None:
     assert (bad_grammar.value.code, bad_grammar.value.param) == ("invalid_grammar", "guided_regex")
     with pytest.raises(openai_client.BadRequestError, match="The parameters of 'f'") as bad_tool:
         openai.chat.completions.create(model=MODEL, messages=ASK, tools=[tool("f", {"type": "array"})])
-    assert bad_tool.value.param == "tools"
+    assert bad_tool.value.param == "tools[0].function.parameters"
 
 
 def tool(name: str, parameters: dict[str, Any]) -> Any:
