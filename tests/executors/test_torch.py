@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, Unsupported
 from guidance_core.executors.torch.executor import TorchExecutor
+from guidance_core.executors.torch.messages import Report
+from guidance_core.executors.torch.process import EngineProcess
 from guidance_core.generation import Grammar
 
 pytest.register_assert_rewrite("tests.executors.contract")
@@ -127,6 +129,40 @@ async def test_shutting_down_fails_what_is_in_flight_and_leaves_no_process(
         os.kill(process, 0)
     with pytest.raises(ExecutorUnavailable):
         executor.check(make_request(prompt_ids))
+
+
+async def test_shutting_down_while_a_crashed_process_is_replaced_leaves_no_process(tiny_llama: Path) -> None:
+    executor = TorchExecutor(tiny_llama, Settings.model_validate(SETTINGS))
+    await executor.start()
+    crashed = executor._process
+    os.kill(pid(executor), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while executor._process in (crashed, None):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    await executor.shutdown()
+    await asyncio.sleep(0)
+    assert executor.health().state == "stopped"
+    assert not executor._tasks, "what would start another process"
+    assert executor._process is None
+
+
+async def test_a_process_that_is_ready_at_the_moment_of_a_shutdown_is_not_served_from(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = TorchExecutor(tiny_llama, Settings.model_validate(SETTINGS))
+    stopping: list[asyncio.Task[None]] = []
+    hear = executor._on_report
+
+    def hear_and_stop(process: EngineProcess, report: Report) -> None:
+        hear(process, report)
+        stopping.append(asyncio.create_task(executor.shutdown()))
+
+    monkeypatch.setattr(executor, "_on_report", hear_and_stop)
+    with pytest.raises(ExecutorUnavailable, match="shutting down"):
+        await executor.start()
+    await asyncio.gather(*stopping)
+    assert executor.health().state == "stopped"
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(tiny_llama: Path) -> None:

@@ -43,6 +43,8 @@ _HEALTHY_SECONDS = 60.0
 
 _STOPPING_SECONDS = 5.0
 
+_SHUTTING_DOWN = "The service is shutting down."
+
 
 class TorchExecutor(Executor):
     """Runs a Hugging Face model in a process of its own, and starts it again when it dies.
@@ -96,10 +98,10 @@ class TorchExecutor(Executor):
         self._set_state("stopped", "The executor is shut down.")
         for task in list(self._tasks):
             task.cancel()
-        self._fail_streams(ExecutorUnavailable("The service is shutting down."))
+        self._fail_streams(ExecutorUnavailable(_SHUTTING_DOWN))
         process, self._process = self._process, None
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(ExecutorUnavailable("The service is shutting down."))
+            self._ready.set_exception(ExecutorUnavailable(_SHUTTING_DOWN))
         if process is not None:
             process.stop()
             if not await asyncio.to_thread(process.join, _STOPPING_SECONDS):
@@ -221,6 +223,8 @@ class TorchExecutor(Executor):
                 process.kill()
                 if self._process is process:
                     self._process = None
+        if self._process is not process:  # it was ready at the very moment of a shutdown
+            raise ExecutorUnavailable(_SHUTTING_DOWN)
         self._stats = self._loaded.stats
         self._load_seconds = time.monotonic() - started
         self._ready_since = time.monotonic()
@@ -275,6 +279,9 @@ class TorchExecutor(Executor):
             try:
                 await self._launch()
             except ExecutorUnavailable as error:
+                # Python 3.10 and 3.11 drop a cancellation that meets the end of what `wait_for` waits for.
+                if self.health().state == "stopped":
+                    return
                 _log.error("The model could not be loaded again: %s", error.message)
                 self._set_state("restarting", f"{why} and could not be restarted yet: {error.message}")
             else:
