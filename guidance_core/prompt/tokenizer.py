@@ -239,16 +239,20 @@ class PromptTokenizer:
             return ids[1:]
         return ids
 
-    def completion_spans(self, prompt: str) -> list[tuple[int, int, int]]:
+    def completion_spans(self, prompt: str, *, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
         """The token ids of a plain prompt, as `completion` gives them, each with where it begins and ends in the text.
 
         In characters; (0, 0) for tokens that the text does not spell. Tokens that share a character each have it whole.
 
+        Args:
+            prompt: text.
+            add_special_tokens: as in `completion`; without them, the tokens are those of `encode_chat`.
+
         Raises:
             InvalidRequest: the text holds a lone surrogate.
         """
-        ids = self.completion(prompt)
-        [encoding] = self.tokenizer.encode_batch([prompt], add_special_tokens=self._adds_own)
+        ids = self.completion(prompt, add_special_tokens=add_special_tokens)
+        [encoding] = self.tokenizer.encode_batch([prompt], add_special_tokens=add_special_tokens and self._adds_own)
         # The two may differ by what stands before the text.
         missing = len(ids) - len(encoding.ids)
         spans = [(0, 0)] * max(missing, 0) + encoding.offsets[max(-missing, 0) :]

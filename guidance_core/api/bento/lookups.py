@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +10,7 @@ from starlette.routing import Route
 
 from guidance_core.api.dialects import ENDPOINTS, http_failure
 from guidance_core.api.openai.errors import failure_response
+from guidance_core.api.openai.model_list import model_card, model_list
 from guidance_core.api.served_model import ServedModel
 from guidance_core.errors import ModelNotFound
 
@@ -38,33 +37,20 @@ def _served(request: Request) -> ServedModel:
     return served
 
 
-def _card(served: ServedModel) -> dict[str, Any]:
-    card = {"id": served.name, "object": "model", "created": served.created, "owned_by": "guided-trtllm"}
-    return {**card, "executor": {"name": served.settings.executor, **served.details()}}
-
-
-def _adapter_card(served: ServedModel, name: str) -> dict[str, Any]:
-    return {**_card(served), "id": name, "parent": served.name}
-
-
 async def _models(request: Request) -> JSONResponse:
     """The served model, and its adapters."""
-    served = _served(request)
-    adapters = [_adapter_card(served, name) for name in served.adapters()]
-    return JSONResponse({"object": "list", "data": [_card(served), *adapters]})
+    return JSONResponse(model_list(_served(request)))
 
 
 async def _model(request: Request) -> JSONResponse:
     """One model by name."""
-    served = _served(request)
-    name = request.path_params["model"]
-    if name in served.adapters():
-        return JSONResponse(_adapter_card(served, name))
-    if name != served.name:
+    served, name = _served(request), request.path_params["model"]
+    card = model_card(served, name)
+    if card is None:
         return failure_response(
             ModelNotFound(f"The model {name!r} does not exist: this service serves {served.name!r}.", param="model")
         )
-    return JSONResponse(_card(served))
+    return JSONResponse(card)
 
 
 async def _live(request: Request) -> JSONResponse:

@@ -41,8 +41,15 @@ _DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
 
-async def completion(served: ServedModel, body: CompletionBody) -> Response:
+async def completion(
+    served: ServedModel, body: CompletionBody, *, default_max_tokens: int | None = _DEFAULT_MAX_TOKENS
+) -> Response:
     """Continue one prompt or several, at once or as a stream. Choices are numbered prompt by prompt.
+
+    Args:
+        served: answers it.
+        body: the request.
+        default_max_tokens: where the request does not say; None for the context's rest.
 
     Raises:
         RequestError: before the first token; later failures become the stream's last event.
@@ -53,7 +60,7 @@ async def completion(served: ServedModel, body: CompletionBody) -> Response:
     compilation = await compilation_of(model, served.settings.guidance, constraint_of(body), stream=body.stream)
     grammar = None if compilation is None else compilation.grammar
     lora = adapter_of(served, model, body)
-    answers = [await _answer(served, model, body, prompt, grammar, lora) for prompt in body.prompt]
+    answers = [await _answer(served, model, body, prompt, grammar, lora, default_max_tokens) for prompt in body.prompt]
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -81,6 +88,7 @@ async def _answer(
     prompt: str | list[int],
     grammar: Grammar | None,
     lora: LoraAdapter | None,
+    default_max_tokens: int | None,
 ) -> Answer:
     prompt_ids = truncated(model, body, await off_the_loop(len(prompt), lambda: _prompt_ids(model, body, prompt)))
     if not prompt_ids:
@@ -95,7 +103,7 @@ async def _answer(
         body,
         prompt_ids=prompt_ids,
         max_tokens=body.max_tokens,
-        default_max_tokens=min(_DEFAULT_MAX_TOKENS, remaining),
+        default_max_tokens=remaining if default_max_tokens is None else min(default_max_tokens, remaining),
         logprobs=body.logprobs,
         prompt_logprobs=max(about_prompt, default=None),
         grammar=grammar,

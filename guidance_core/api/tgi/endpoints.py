@@ -15,9 +15,9 @@ from guidance_core.api.streaming import started
 from guidance_core.api.tgi.answers import TokenWriter, Whole, event, prefill_tokens, stream_events, wholes
 from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
-from guidance_core.api.tgi.messages import MessagesBody, chat
+from guidance_core.api.tgi.openai import MessagesBody, TextBody, chat, models, text
 from guidance_core.api.tgi.requests import seeded_answers, with_details
-from guidance_core.api.tgi.tokenize import tokenize
+from guidance_core.api.tgi.tokenize import chat_tokenize, tokenize
 from guidance_core.errors import ExecutorUnavailable
 from guidance_core.output.stop_strings import MAX_STOP_STRINGS
 
@@ -127,6 +127,9 @@ _EXAMPLES = {
         "parameters": {"max_new_tokens": 16, "grammar": {"type": "regex", "value": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}},
     },
 }
+_CHAT_EXAMPLES = {
+    "plain": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
+}
 
 ENDPOINTS = (
     Endpoint(
@@ -169,10 +172,19 @@ ENDPOINTS = (
         "Answer a conversation, as OpenAI's chat completions do; any `model` means the one that is served.",
         chat,
         body=MessagesBody,
-        examples={
-            "plain": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
-        },
+        examples=_CHAT_EXAMPLES,
     ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/v1/completions",
+        "tgi_completions",
+        "Continue a prompt, as OpenAI's completions do; any `model` means the one that is served.",
+        text,
+        body=TextBody,
+        examples={"plain": {"prompt": "The capital of France is", "max_tokens": 8}},
+    ),
+    Endpoint(DIALECT, "GET", "/tgi/v1/models", "tgi_models", "The served model, and its adapters.", models),
     Endpoint(
         DIALECT,
         "POST",
@@ -183,6 +195,16 @@ ENDPOINTS = (
         body=GenerateBody,
         examples={"plain": {"inputs": "The capital of France is"}},
     ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/tgi/chat_tokenize",
+        "tgi_chat_tokenize",
+        "Write a conversation as the chat template does, turn it into tokens, and tell where each lies in it.",
+        chat_tokenize,
+        body=MessagesBody,
+        examples=_CHAT_EXAMPLES,
+    ),
     Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
     Endpoint(
         DIALECT,
@@ -191,6 +213,7 @@ ENDPOINTS = (
         "tgi_health",
         "Whether requests are answered now; 503 while the model loads.",
         health,
+        aliases=("/tgi", "/tgi/", "/tgi/ping"),
         media_type=None,
     ),
 )
