@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def save_llava(folder: Path, *, template: str | None = None) -> Path:
     return _save(folder, config, processor)
 
 
-def _save(folder: Path, config: transformers.PretrainedConfig, processor: transformers.ProcessorMixin) -> Path:
+def _save(
+    folder: Path, config: transformers.PretrainedConfig, processor: transformers.ProcessorMixin | None = None
+) -> Path:
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config).eval()
     with torch.no_grad():
@@ -96,7 +98,8 @@ def _save(folder: Path, config: transformers.PretrainedConfig, processor: transf
             if parameter.dim() > 1:
                 parameter.mul_(6)
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
     return folder
 
 
@@ -172,34 +175,55 @@ def save_gemma3(folder: Path) -> Path:
     return _save(folder, config, processor)
 
 
-class _Qwen2VLProcessor:
-    """What transformers' own does with images; that one needs torchvision, for videos."""
-
-    image_token = "<|image_pad|>"
-
-    def __init__(self, words: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = words
-        self._images = transformers.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2)
-
-    def __call__(self, text: list[str], images: list[Image], **options: Any) -> dict[str, Any]:
-        outputs = self._images(images, return_tensors="np")
-        first, *others = text[0].split(self.image_token)
-        sizes = outputs["image_grid_thw"].prod(-1) // 4
-        pieces = [self.image_token * int(size) + other for size, other in zip(sizes, others, strict=True)]
-        ids = np.array([self.tokenizer("".join([first, *pieces]))["input_ids"]])
-        kinds = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).astype(np.int64)
-        return {**outputs, "input_ids": ids, "mm_token_type_ids": kinds}
+_QWEN_TOKENS = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+_QWEN_TEMPLATE = TEMPLATE.replace("IMAGE", "<|vision_start|>IMAGE<|vision_end|>")
+_QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
 
 
-def qwen2_vl() -> tuple[Any, _Qwen2VLProcessor]:
-    """Qwen2-VL, model and processor: the positions of an image's tokens have two dimensions."""
-    with tempfile.TemporaryDirectory() as folder:
-        words = tokenizer(Path(folder), ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+def save_qwen2_vl(folder: Path) -> Path:
+    """Qwen2-VL: the positions of an image's tokens have two dimensions."""
+    words = tokenizer(folder, _QWEN_TOKENS, template=_QWEN_TEMPLATE)
     config = transformers.Qwen2VLConfig(
         vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 48, "num_heads": 2, "patch_size": 7},
-        text_config={**_TEXT, "vocab_size": len(words), "rope_parameters": rope},
-        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
-        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+        text_config={**_TEXT, "vocab_size": len(words), "rope_parameters": _QWEN_ROPE},
+        **_qwen_token_ids(words),
     )
-    return AutoModelForImageTextToText.from_config(config).eval(), _Qwen2VLProcessor(words)
+    return _save_parts(folder, config, "Qwen2VLProcessor", _qwen_images())
+
+
+def save_qwen2_5_vl(folder: Path) -> Path:
+    """Qwen2.5-VL: the same, with a vision model of windows."""
+    words = tokenizer(folder, _QWEN_TOKENS, template=_QWEN_TEMPLATE)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_heads": 2}
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config={**vision, "patch_size": 7, "window_size": 28, "fullatt_block_indexes": [1]},
+        text_config={**_TEXT, "vocab_size": len(words), "rope_parameters": _QWEN_ROPE},
+        **_qwen_token_ids(words),
+    )
+    return _save_parts(folder, config, "Qwen2_5_VLProcessor", _qwen_images())
+
+
+def _qwen_images() -> Any:
+    return transformers.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, min_pixels=14 * 14, max_pixels=56 * 56)
+
+
+def _qwen_token_ids(words: PreTrainedTokenizerFast) -> dict[str, int]:
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return dict(zip(names, words.convert_tokens_to_ids(_QWEN_TOKENS), strict=True))
+
+
+def _save_parts(
+    folder: Path, config: transformers.PretrainedConfig, processor: str, images: Any, **options: Any
+) -> Path:
+    """A folder whose processor takes videos too, as transformers saves it; that processor itself needs torchvision.
+
+    Args:
+        folder: where the tokenizer is.
+        config: the model's.
+        processor: the processor's class.
+        images: its image processor.
+        **options: of the processor.
+    """
+    images.save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": processor, **options}))
+    return _save(folder, config)

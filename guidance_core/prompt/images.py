@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from guidance_core.errors import InvalidRequest
 from guidance_core.generation import PromptImage
+from guidance_core.prompt.processor_folder import first_line, load_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,21 +72,13 @@ class ImageProcessor:
         Raises:
             ValueError: it cannot be loaded or used; the message says why.
         """
-        from transformers import AutoConfig, AutoProcessor
-        from transformers.utils.import_utils import is_torchvision_available
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         placeholder_id = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
         if placeholder_id is None:
             raise ValueError("its configuration names no placeholder for images ('image_token_id')")
-        try:
-            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
-        except Exception as error:
-            # transformers has no one exception for that: without torchvision, some are about other things altogether.
-            missing = (
-                "" if is_torchvision_available() else " (torchvision is not installed, and may be what is missing)"
-            )
-            raise ValueError(f"its processor cannot be loaded: {_first_line(error)}{missing}") from error
+        processor = load_processor(folder, config, trust_remote_code=trust_remote_code)
         return cls(processor, int(placeholder_id))
 
     def process(self, image: Image) -> ProcessedImage:
@@ -121,7 +114,7 @@ class ImageProcessor:
                 text=[text], images=list(images), add_special_tokens=False, return_tensors="np"
             )
         except Exception as error:  # whatever the image makes it raise
-            raise ValueError(_first_line(error)) from error
+            raise ValueError(first_line(error)) from error
         return outputs
 
     def encode(self, text: str) -> list[int]:
@@ -199,8 +192,3 @@ def _content_hash(inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
         digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
         digest.update(value.data)
     return digest.digest()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,8 +1,8 @@
 """Can the images of a loaded model be run rightly? Asked once, as `self_check` asks it of the text.
 
 The model's own forward pass on a text with two images says what its language model gets: embeddings, positions, masks.
-The runner hands over the embeddings with plain positions under a causal mask, so anything else is a reason to refuse:
-positions in two dimensions (Qwen2-VL), image tokens that see each other (Gemma 3), features added in deeper layers
+The runner hands over the embeddings with positions that count up, or with `GridPositions`, under a causal mask, so
+anything else is a reason to refuse: image tokens that see each other (Gemma 3), features added in deeper layers
 (Qwen3-VL).
 """
 
@@ -18,7 +18,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from guidance_core.executors.torch.attention_plan import first_key
-from guidance_core.executors.torch.images import ImageEncoder, SequenceImage
+from guidance_core.executors.torch.images import ImageEncoder, SequenceImage, grid_positions
 from guidance_core.generation import PromptImage
 from guidance_core.prompt.images import TEXT_INPUTS, ImageProcessor, probe_images
 
@@ -54,7 +54,7 @@ def check_images(model: Any, processor: ImageProcessor) -> None:
     with torch.no_grad():
         seen = _language_model_inputs(model, inputs)
         _check_others(seen)
-        _check_positions(seen.get("position_ids"), len(token_ids))
+        _check_positions(model, seen.get("position_ids"), len(token_ids), placed)
         _check_embeddings(model, seen.get("inputs_embeds"), token_ids, placed)
         _check_masks(model, {name: tensor for name, tensor in inputs.items() if name != "attention_mask"})
 
@@ -132,12 +132,16 @@ def _check_others(seen: Mapping[str, Any]) -> None:
         raise ValueError(f"its language model gets more of an image than embeddings ({', '.join(sorted(others))})")
 
 
-def _check_positions(positions: torch.Tensor | None, tokens: int) -> None:
-    if positions is None:
-        return  # the language model counts by itself
-    counted = torch.arange(tokens, device=positions.device)
-    if positions.shape[-1] != tokens or not bool((positions == counted).all()):
-        raise ValueError("the positions of its image tokens do not simply count up (as in M-RoPE)")
+def _check_positions(model: Any, expected: torch.Tensor | None, tokens: int, images: Sequence[PromptImage]) -> None:
+    counted = range(tokens)
+    grid = grid_positions(tokens, [SequenceImage(image) for image in images])
+    ours = ImageEncoder(model).positions(counted, [] if grid is None else [(grid, 0, counted)])
+    # None where the language model counts by itself.
+    theirs = np.array([counted]) if expected is None else expected.cpu().numpy()
+    if theirs.ndim == 3 and len(theirs) == 4:
+        theirs = theirs[1:]  # behind those of a text, for masks
+    if theirs.shape[-1] != tokens or not (theirs == ours).all():
+        raise ValueError("the positions of its image tokens neither count up nor are those of Qwen2-VL's M-RoPE")
 
 
 def _check_embeddings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,21 @@ class SequenceImage:
         self.key = image.key
         self.features: torch.Tensor | None = None
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of its placeholders, where the vision model says them (``image_grid_thw``, as in Qwen2-VL).
+
+        None elsewhere, and where the placeholders are not such a grid, one after the other.
+        """
+        patches = self.inputs.get("image_grid_thw")
+        tokens = len(self.positions)
+        if patches is None or self.positions[-1] - self.positions[0] != tokens - 1:
+            return None
+        times, *sides = np.asarray(patches).reshape(-1).tolist()
+        merged = max(1, math.isqrt(math.prod(sides) // tokens))
+        rows, columns = (side // merged for side in sides)
+        return (rows, columns) if times == 1 and rows * columns == tokens else None
+
     def lies_in(self, start: int, end: int) -> bool:
         """Whether any of its placeholders has a position from ``start`` to below ``end``."""
         return bool(np.searchsorted(self.positions, start) < np.searchsorted(self.positions, end))
@@ -51,8 +67,47 @@ def prefix_keys(prompt_ids: Sequence[int], images: Sequence[SequenceImage]) -> n
     return keys
 
 
+class GridPositions:
+    """Where a prompt's tokens stand in three dimensions: time, row and column (M-RoPE, of Qwen2-VL, arXiv:2409.12191).
+
+    The three are equal for a text's tokens. Those of an image have one time, and the rows and columns of a grid; what
+    follows goes on behind the largest of them.
+    """
+
+    __slots__ = ("_positions", "_shift")
+
+    def __init__(self, tokens: int, images: Sequence[SequenceImage]) -> None:
+        """Place a prompt.
+
+        Args:
+            tokens: how many it has.
+            images: in it, in order; those without a `SequenceImage.grid` count up as a text does.
+        """
+        self._positions = np.empty((3, tokens), dtype=np.int64)
+        done = self._shift = 0
+        for image in images:
+            if image.grid is None:
+                continue
+            first, end = int(image.positions[0]), int(image.positions[-1]) + 1
+            self._positions[:, done:first] = np.arange(done, first) + self._shift
+            self._positions[:, first:end] = np.indices((1, *image.grid)).reshape(3, -1) + first + self._shift
+            done, self._shift = end, self._shift + max(image.grid) - (end - first)
+        self._positions[:, done:] = np.arange(done, tokens) + self._shift
+
+    def of(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """``[3, end - start]``, of the tokens from ``start`` to below ``end``, of the prompt or of what follows it."""
+        prompt = self._positions[:, start:end]
+        after = np.arange(start + prompt.shape[1], end) + self._shift
+        return np.concatenate([prompt, np.broadcast_to(after, (3, len(after)))], axis=1)
+
+
+def grid_positions(tokens: int, images: Sequence[SequenceImage]) -> GridPositions | None:
+    """A prompt's `GridPositions`; None where they simply count up."""
+    return GridPositions(tokens, images) if any(image.grid for image in images) else None
+
+
 class ImageEncoder:
-    """Runs a model's vision part.
+    """Runs a model's vision part, and says where its features stand.
 
     Args:
         model: of transformers, with ``get_image_features``.
@@ -60,6 +115,7 @@ class ImageEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._in_grids = hasattr(getattr(model, "base_model", model), "get_rope_index")
 
     def features(self, image: SequenceImage) -> torch.Tensor:
         """``[features, hidden]`` in the model's dtype; computed once.
@@ -100,6 +156,24 @@ class ImageEncoder:
         for index, features in merged:
             embeddings[0, index] = features.to(embeddings.dtype)
         return embeddings
+
+    def positions(
+        self, counted: Sequence[int], grids: Sequence[tuple[GridPositions, int, range]]
+    ) -> npt.NDArray[np.int64]:
+        """Positions of a flat batch, ``[1, tokens]``, or ``[3, 1, tokens]`` where a model has them in three dimensions.
+
+        Args:
+            counted: of each token in its own sequence.
+            grids: each with the position of the first token of its sequence in the batch, and with the rows of the
+                batch that this token and the following ones have.
+        """
+        positions = np.array([counted], dtype=np.int64)
+        if not (self._in_grids and grids):
+            return positions
+        positions = np.tile(positions, (3, 1, 1))
+        for grid, start, rows in grids:
+            positions[:, 0, rows.start : rows.stop] = grid.of(start, start + len(rows))
+        return positions
 
 
 def image_features(model: Any, inputs: Any) -> torch.Tensor:

@@ -156,7 +156,7 @@ class ModelRunner:
             with self._adapted.applied(adapted, self.device):
                 output = self._model(
                     **self._inputs(ids, segments, first),
-                    position_ids=torch.tensor([positions], device=self.device),
+                    position_ids=self._positions(positions, segments, first),
                     past_key_values=self._cache,
                     use_cache=True,
                     **({"logits_to_keep": rows} if self._keeps_logits else {}),
@@ -181,6 +181,15 @@ class ModelRunner:
             for image in segment.images
         ]
         return {"inputs_embeds": self._images.embed(token_ids, images)} if images else {"input_ids": token_ids}
+
+    def _positions(self, counted: Sequence[int], segments: Sequence[Segment], first: Sequence[int]) -> torch.Tensor:
+        """Where the tokens of a flat batch stand, as the model takes it; arguments as of `_inputs`."""
+        grids = [
+            (segment.grid, segment.start, range(begin, begin + len(segment.token_ids)))
+            for segment, begin in zip(segments, first, strict=True)
+            if segment.grid is not None
+        ]
+        return torch.from_numpy(self._images.positions(counted, grids)).to(self.device)
 
     def read_adapter(self, folder: Path) -> dict[str, LayerDelta]:
         """A low-rank adapter's weights, for a `LoadedAdapter`.

@@ -149,6 +149,8 @@ class Scheduler:
             if end == start:
                 return 0
         images = [image for image in sequence.images if image.lies_in(start, end)]
-        segment = Segment(sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora, images)
+        segment = Segment(
+            sequence.slot, start, sequence.tokens[start:end], logits, sequence.lora, images, sequence.grid
+        )
         plan.work.append(Work(sequence, segment))
         return end - start

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from guidance_core.executors.torch.images import SequenceImage
+    from guidance_core.executors.torch.images import GridPositions, SequenceImage
     from guidance_core.executors.torch.lora import LoadedAdapter
 
 
@@ -22,6 +22,7 @@ class Segment:
         logits: of which tokens logits are wanted.
         lora: the adapter to run them with, or None.
         images: those that have placeholders among the tokens.
+        grid: the sequence's positions where images make them other than counted; see `GridPositions`.
     """
 
     slot: int
@@ -30,3 +31,4 @@ class Segment:
     logits: Literal["none", "last", "all"]
     lora: LoadedAdapter | None = None
     images: Sequence[SequenceImage] = ()
+    grid: GridPositions | None = None

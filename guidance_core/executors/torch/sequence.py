@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidance_core.executors.torch.draws import choice_seed, uniform
-from guidance_core.executors.torch.images import SequenceImage, prefix_keys
+from guidance_core.executors.torch.images import SequenceImage, grid_positions, prefix_keys
 from guidance_core.executors.torch.token_counts import TokenCounts
 from guidance_core.generation import FinishReason, GenerationRequest, GuidanceTimes, TokenDelta, TokenLogprob
 
@@ -32,6 +32,7 @@ class Sequence:
         cached: how many of them came out of the prefix cache.
         lora: the adapter that it is run with; None for the model as it is.
         images: those of the prompt that have not all been run yet.
+        grid: where its tokens stand, if images make that other than counted.
         scores_prompt: log-probabilities of the prompt are wanted of this choice: of the request's first one.
         accepting: the answer so far is in the grammar (meaningless without one).
         counts: for penalties, None where there are none.
@@ -72,6 +73,7 @@ class Sequence:
         self.tokens = list(request.prompt_ids)
         self.lora = lora
         self.images = tuple(images)
+        self.grid = grid_positions(len(self.tokens), images)
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0

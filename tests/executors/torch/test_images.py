@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from guidance_core.config import ModelSettings, Settings, TorchSettings
 from guidance_core.executors.torch import images
 from guidance_core.executors.torch.engine import Engine
-from guidance_core.executors.torch.image_check import check_images
 from guidance_core.executors.torch.messages import Load
 from guidance_core.executors.torch.worker import prepare
 from guidance_core.generation import GenerationRequest, SamplingParams
 from guidance_core.prompt.images import ImageProcessor
+from guidance_core.prompt.processor_folder import load_processor
 from tests import vision_models
 from tests.vision_models import picture
 
@@ -32,7 +32,7 @@ class Served:
         self.folder = folder
         self.engine = self.another_engine(**{**defaults, **options})
         self.images = ImageProcessor.from_folder(folder, trust_remote_code=False)
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.processor = load_processor(folder, AutoConfig.from_pretrained(folder), trust_remote_code=False)
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
         self._keys = iter(range(10**6))
 
@@ -186,7 +186,11 @@ def test_a_model_whose_image_tokens_see_each_other_serves_text_only(tmp_path: Pa
     assert "see what comes after them" in ready.no_images
 
 
-def test_a_model_with_positions_in_two_dimensions_takes_no_images() -> None:
-    model, processor = vision_models.qwen2_vl()
-    with pytest.raises(ValueError, match="M-RoPE"):
-        check_images(model, ImageProcessor(processor, model.config.image_token_id))
+def test_qwen(tmp_path: Path) -> None:
+    for save in (vision_models.save_qwen2_vl, vision_models.save_qwen2_5_vl):
+        served = Served(save(tmp_path / save.__name__))
+        text = (
+            "Compare <|vision_start|><|image_pad|><|vision_end|> with <|vision_start|><|image_pad|><|vision_end|> now"
+        )
+        for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}):
+            assert served.answers(served.request(text, 1, 2, **sizes)) == [served.expected(text, 1, 2, **sizes)]
