@@ -7,8 +7,11 @@ Both sides prove that they know a secret that only travels inside pickled proces
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
 from collections import OrderedDict
@@ -48,52 +51,55 @@ class ServiceEnd:
         self._folder = Path(tempfile.mkdtemp(prefix="guided-trtllm-"))
         self.address = Address(str(self._folder / "socket"), secrets.token_bytes(32))
         self._listener = Listener(self.address.path, "AF_UNIX", backlog=64, authkey=self.address.secret)
-        self._lock = threading.Lock()
-        self._published: dict[Hashable, Any] = {}
-        self._workers: list[Connection] = []
+        self._outbox: queue.SimpleQueue[tuple[Hashable, Any] | Connection | None] = queue.SimpleQueue()
         self._closed = False
-        threading.Thread(target=self._accept, name="trtllm-link", daemon=True).start()
+        for work, name in ((self._accept, "trtllm-link"), (self._write, "trtllm-tasks")):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def publish(self, key: Hashable, value: Any) -> None:
         """Let workers know an entry; those that connect later get it too."""
-        with self._lock:
-            self._published[key] = value
-            self._send((key, value))
+        self._outbox.put((key, value))
 
     def withdraw(self, key: Hashable) -> None:
         """Let workers forget an entry. Unknown ones are ignored."""
-        with self._lock:
-            if self._published.pop(key, None) is not None:
-                self._send((key, None))
+        self._outbox.put((key, None))
 
     def close(self) -> None:
         """Let all workers go."""
-        with self._lock:
-            self._closed = True
-            for worker in self._workers:
-                worker.close()
-            self._workers.clear()
+        self._closed = True
+        self._outbox.put(None)
         with contextlib.suppress(OSError, AuthenticationError, EOFError):
             # Nothing else wakes a thread out of accept().
             Client(self.address.path, "AF_UNIX", authkey=self.address.secret).close()
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _send(self, message: tuple[Hashable, Any]) -> None:
-        self._workers = [worker for worker in self._workers if _sent(worker, message)]
+    def _write(self) -> None:
+        """Tell workers what is published; alone in a thread, which a worker that hangs may hold up."""
+        published: dict[Hashable, Any] = {}
+        workers: list[Connection] = []
+        while (item := self._outbox.get()) is not None:
+            if isinstance(item, Connection):
+                if all(_sent(item, entry) for entry in published.items()):
+                    workers.append(item)
+                continue
+            key, value = item
+            if value is not None:
+                published[key] = value
+            elif published.pop(key, None) is None:
+                continue
+            workers = [worker for worker in workers if _sent(worker, item)]
+        for worker in workers:
+            _hang_up(worker)
 
     def _accept(self) -> None:
         while True:
             worker = self._accept_one()
-            with self._lock:
-                if self._closed:
-                    return
-                if worker is None:
-                    continue
-                for entry in self._published.items():
-                    worker.send(entry)
-                self._workers.append(worker)
-            threading.Thread(target=self._read, args=(worker,), name="trtllm-reports", daemon=True).start()
+            if self._closed:
+                return
+            if worker is not None:
+                self._outbox.put(worker)
+                threading.Thread(target=self._read, args=(worker,), name="trtllm-reports", daemon=True).start()
 
     def _accept_one(self) -> Connection | None:
         """The next worker; None for somebody who does not know the secret, or who has gone."""
@@ -114,6 +120,12 @@ def _sent(worker: Connection, message: object) -> bool:
     except OSError:
         return False
     return True
+
+
+def _hang_up(worker: Connection) -> None:
+    """End both directions. Closing would not, while a thread of ours reads from it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(worker.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 class WorkerEnd:
