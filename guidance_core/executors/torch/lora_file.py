@@ -100,7 +100,8 @@ def read_adapter(
         up = half["B"].float() * _scale(config, name, rank=half["A"].shape[0])
         if not (up.isfinite().all() and half["A"].isfinite().all()):
             raise BadAdapter(f"its weights of {name!r} have values that are not finite")
-        deltas[name] = LayerDelta(half["A"].to(device, dtype), up.to(device, dtype))
+        # A copy: what `load_file` gives shows what is written to the file later.
+        deltas[name] = LayerDelta(half["A"].to(device, dtype, copy=True), up.to(device, dtype))
     return deltas
 
 

@@ -1,5 +1,6 @@
 """Adapters against the same model with the adapter merged into its weights, in float32."""
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from guidance_core.executors.torch.lora_cache import LoraCache
 from guidance_core.executors.torch.lora_file import BadAdapter
 from guidance_core.executors.torch.model_runner import ModelRunner, Segment
 from guidance_core.generation import GenerationRequest, LoadLoraWeights, LoraAdapter, SamplingParams
+from guidance_core.lora_folder import WEIGHTS_FILE
 from tests.executors.torch.adapters import merge, save_adapter
 
 SIZES = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "eos_token_id": 2}
@@ -218,6 +220,17 @@ def test_weights_that_are_no_matrices_are_refused(adapted: Adapted, tmp_path: Pa
 
     with pytest.raises(BadAdapter, match=r"has lora_A \[\] and lora_B \[\], but this model needs"):
         adapted.runner.read_adapter(folder)
+
+
+def test_a_file_that_is_written_over_does_not_change_what_was_read_from_it(adapted: Adapted, tmp_path: Path) -> None:
+    first = save_adapter(tmp_path / "first", adapted.base, seed=3)
+    second = save_adapter(tmp_path / "second", adapted.base, seed=4)
+    expected = {name: delta.down.clone() for name, delta in adapted.runner.read_adapter(first).items()}
+    read = adapted.runner.read_adapter(first)
+
+    shutil.copyfile(second / WEIGHTS_FILE, first / WEIGHTS_FILE)
+
+    assert all(torch.equal(read[name].down, down) for name, down in expected.items())
 
 
 def test_an_alpha_pattern_scales_the_layers_that_it_names(adapted: Adapted, tmp_path: Path) -> None:
