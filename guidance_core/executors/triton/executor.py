@@ -97,6 +97,8 @@ class TritonExecutor(Executor):
             self._proofs = Proofs(ll_tokenizer, self._settings.guidance)
             self._connection = Connection(self._settings.triton)
             self._interface = await self._wait_for_server(self._connection, limits)
+            if self.health().state != "starting":
+                raise ExecutorUnavailable("The service is shutting down.")
         except (ExecutorUnavailable, ValueError, OSError) as error:
             if self.health().state == "starting":  # and not shut down meanwhile
                 self._set_state("failed", str(error))

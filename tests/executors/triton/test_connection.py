@@ -208,6 +208,21 @@ async def test_shutting_down_fails_what_is_in_flight_and_stops_the_work(
     await idle(triton_engine, "tiny")
 
 
+async def test_a_start_that_a_shutdown_overtakes_does_not_get_ready(
+    tiny_llama: Path, triton_server: TritonServer
+) -> None:
+    settings = TritonSettings(url=triton_server.url, model="tiny")
+    executor = TritonExecutor(tiny_llama, Settings(executor="triton", triton=settings))
+    starting = asyncio.create_task(executor.start())
+    await asyncio.sleep(0)
+    assert executor._connection is None, "it reads the tokenizer first"
+    await executor.shutdown()
+    with pytest.raises(ExecutorUnavailable, match="shutting down"):
+        await starting
+    assert executor.health().state == "stopped"
+    assert not executor._tasks
+
+
 async def test_shutting_down_ends_a_start_that_waits(tiny_llama: Path, own_server: TritonServer) -> None:
     section = {"url": own_server.url, "longest_backoff": 0.1}
     executor = TritonExecutor(tiny_llama, Settings.model_validate({"executor": "triton", "triton": section}))
