@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from guidance_core.errors import InvalidRequest, ModelNotFound
 from guidance_core.generation import LoadLoraWeights, LoraAdapter
+
+_log = logging.getLogger(__name__)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -29,8 +32,13 @@ class LoraFolder:
         self._root = path.resolve()
 
     def names(self) -> list[str]:
-        """The adapters that there are, in alphabetical order."""
-        return sorted(path.name for path in self._root.iterdir() if self._is_adapter(path))
+        """The adapters that there are, in alphabetical order; none while the folder cannot be read."""
+        try:
+            found = list(self._root.iterdir())
+        except OSError as error:
+            _log.warning("The adapters in lora.folder cannot be listed: %s", error)
+            return []
+        return sorted(path.name for path in found if self._is_adapter(path))
 
     def __contains__(self, name: str) -> bool:
         return _is_plain(name) and self._is_adapter(self._root / name)
