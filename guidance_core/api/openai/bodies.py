@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import bentoml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import from_json
 from starlette.requests import Request
 from typing_extensions import Self
@@ -22,7 +31,7 @@ from guidance_core.api.openai import examples
 from guidance_core.api.openai.constraints import ConstraintFields
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_CHAT, IN_COMPLETIONS, Refused
-from guidance_core.api.openai.tools import Tool, ToolCall, ToolChoice
+from guidance_core.api.openai.tools import FunctionCall, FunctionDefinition, NamedFunction, Tool, ToolCall, ToolChoice
 from guidance_core.api.openai.validation import invalid_request
 from guidance_core.errors import InvalidRequest
 from guidance_core.generation import LoadLoraWeights
@@ -211,6 +220,15 @@ class Prediction(BaseModel):
     content: str | list[dict[str, Any]]
 
 
+def _no_citations(annotations: list[Any]) -> list[Any]:
+    if annotations:
+        raise ValueError("must be empty, as answers here have it: citations are not told to the model; leave it out")
+    return annotations
+
+
+NoAnnotations = Annotated[list[Any], AfterValidator(_no_citations), WithJsonSchema({"type": "array", "maxItems": 0})]
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
@@ -236,7 +254,11 @@ class Message(BaseModel):
     )
     tool_calls: list[ToolCall] | None = Field(None, description="What the assistant called; as it was answered.")
     tool_call_id: str | None = Field(None, description="In a message of role `tool`: the call whose result it is.")
-    annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
+    function_call: FunctionCall | None = Field(
+        None, description="What the assistant called, of `functions`; as it was answered."
+    )
+    annotations: NoAnnotations | None = Field(None, description="As answers have it: empty.")
+    audio: None = Field(None, description="Not available: answers are text.")
     parsed: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
     @model_validator(mode="before")
@@ -245,7 +267,11 @@ class Message(BaseModel):
         # Clients send answers back with all the fields that they did not have.
         if not isinstance(message, dict):
             return message
-        given = {key: value for key, value in message.items() if value is not None}
+        given = {
+            key: value
+            for key, value in message.items()
+            if value is not None and not (key in ("refusal", "tool_calls") and value in ("", []))
+        }
         if "reasoning" in given and "reasoning_content" not in given:
             given["reasoning_content"] = given.pop("reasoning")
         return given
@@ -287,6 +313,14 @@ class ChatBody(ConversationFields, GenerationBody):
     tools: list[Tool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None, description="`auto` (the default with tools), `none`, `required`, one function, or some of them."
+    )
+    functions: list[FunctionDefinition] | None = Field(
+        None,
+        max_length=128,
+        description="Older name of `tools`; a call is then answered as `function_call`.",
+    )
+    function_call: Literal["none", "auto"] | NamedFunction | None = Field(
+        None, description="Older name of `tool_choice`, with `functions`."
     )
     reasoning_effort: ReasoningEffort | None = Field(
         None, description="How long a model that thinks first may think; `none` is not at all."

@@ -17,12 +17,14 @@ from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.chat_run import prepare
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
+from guidance_core.api.openai.functions import called, called_message, rename, with_tools
 from guidance_core.api.openai.logprobs import logprobs_object, prompt_logprobs
 from guidance_core.api.openai.message import MessageReader, joined_message
 from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.usage import usage_of
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
+from guidance_core.errors import RequestError
 from guidance_core.generation import FinishReason
 from guidance_core.output import TextDelta
 
@@ -33,7 +35,13 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     Raises:
         RequestError: before the first token; later failures become the stream's last event.
     """
-    run = await prepare(served, body)
+    asked = with_tools(body)
+    try:
+        run = await prepare(served, asked)
+    except RequestError as error:
+        if body.functions:
+            rename(error)
+        raise
     usage = partial(usage_of, [run.answer], run.compilation, with_guidance=body.include_guidance)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -77,13 +85,15 @@ async def _events(
                 begun.add(index)
                 choices.append(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
             deltas = readers[index].read(piece)
+            if body.functions:
+                deltas = list(map(called, deltas))
             # Text that may become a call is held back; what is known of its tokens is not.
             logprobs = logprobs_object(piece.logprobs, by_id=by_id) if body.logprobs and piece.logprobs else None
             for delta in deltas or ([{}] if logprobs else []):
                 choices.append(_chunk_choice(index, delta, logprobs=logprobs))
                 logprobs = logprobs_object(()) if body.logprobs else None
             if piece.finish_reason is not None:
-                reason = _finish_reason(piece.finish_reason, readers[index])
+                reason = _finish_reason(piece.finish_reason, readers[index], body)
                 choices.append(_chunk_choice(index, {}, finish_reason=reason))
             if logs := await log.lines(index, piece):
                 if not choices:
@@ -106,8 +116,10 @@ def _chunk_choice(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _finish_reason(reason: FinishReason, reader: MessageReader) -> str:
-    return "tool_calls" if reason == "stop" and reader.called else reason
+def _finish_reason(reason: FinishReason, reader: MessageReader, body: ChatBody) -> str:
+    if reason == "stop" and reader.called:
+        return "function_call" if body.functions else "tool_calls"
+    return reason
 
 
 async def _choices(
@@ -122,6 +134,8 @@ async def _choices(
     choices = []
     for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):
         message = joined_message(reader.read(joined(choice)))
+        if body.functions:
+            message = called_message(message)
         reason = choice[-1].finish_reason
         assert reason is not None, "a choice's last piece has one"
         entries = [entry for piece in choice for entry in piece.logprobs or ()]
@@ -131,7 +145,7 @@ async def _choices(
                 "index": index,
                 "message": message,
                 "logprobs": logprobs if body.logprobs else None,
-                "finish_reason": _finish_reason(reason, reader),
+                "finish_reason": _finish_reason(reason, reader, body),
                 **({"llg_logs": logs[index]} if logs[index] else {}),
             }
         )

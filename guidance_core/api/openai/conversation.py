@@ -10,6 +10,7 @@ from typing import Any
 
 from guidance_core.api.openai.bodies import ChatBody, Message
 from guidance_core.api.openai.constraints import FieldConstraint, JsonSchemaFormat
+from guidance_core.api.openai.functions import with_tool_calls
 from guidance_core.api.openai.image_parts import image_urls, with_placeholders
 from guidance_core.api.openai.tools import Tool
 from guidance_core.api.served_model import LoadedModel
@@ -59,9 +60,10 @@ async def prompt_of(
         Unsupported: what the template would drop, or images that the model does not take.
         ContextLengthExceeded: too long.
     """
-    _check_messages(body.messages)
+    conversation = with_tool_calls(body.messages)
+    _check_messages(conversation)
     _check_ending(body)
-    urls = image_urls(model, body.messages)
+    urls = image_urls(model, conversation)
     write = partial(
         _write,
         model,
@@ -77,12 +79,12 @@ async def prompt_of(
         variables=_variables(body),
         context=model.executor.limits().max_model_len,
     )
-    messages = [_as_templates_know_it(message) for message in body.messages]
+    messages = [_as_templates_know_it(message) for message in conversation]
     if model.images is not None and urls:
         messages = with_placeholders(messages, model.images.token)
     chars = sum(len(str(message.get("content"))) for message in messages)
     prompt = await off_the_loop(chars, partial(write, messages))
-    for i, message in enumerate(body.messages):
+    for i, message in enumerate(conversation):
         if message.name is None or message.role == "tool":
             continue  # a tool's name says no more than the call
         # Templates are free to ignore a name, and most do. Then it would be dropped silently.
@@ -148,7 +150,8 @@ def _check_ending(body: ChatBody) -> None:
             "one out.",
             param="continue_final_message",
         )
-    if body.messages[-1].role != "assistant" or body.messages[-1].tool_calls:
+    last = body.messages[-1]
+    if last.role != "assistant" or last.tool_calls or last.function_call:
         raise InvalidRequest(
             "'continue_final_message' needs a last message of the role 'assistant', without calls.",
             param="continue_final_message",
@@ -160,11 +163,6 @@ def _check_messages(messages: Sequence[Message]) -> None:
     called: dict[str, str] = {}
     for i, message in enumerate(messages):
         param = f"messages[{i}]"
-        if message.role == "function":
-            raise Unsupported(
-                f"'{param}.role' is 'function', which OpenAI has replaced: use 'tool' and 'tool_call_id'.",
-                param=f"{param}.role",
-            )
         if message.tool_calls is not None and message.role != "assistant":
             raise InvalidRequest(
                 f"'{param}.tool_calls' is for messages of the role 'assistant'.", param=f"{param}.tool_calls"

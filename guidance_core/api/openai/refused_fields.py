@@ -69,8 +69,6 @@ IN_CHAT: dict[str, Refused] = {
     "audio": Refused(instead="answers are text"),
     "best_of": Refused((1,), "use 'n'"),
     "echo": Refused((False,), "use 'return_expanded_prompt'"),
-    "function_call": Refused(("none",), "use 'tool_choice', its successor"),
-    "functions": Refused(([],), "use 'tools', their successor"),
     "include_reasoning": Refused((True,), "leave 'reasoning_content' unread where it is not wanted"),
     "modalities": Refused((["text"],), "answers are text"),
     "moderation": Refused(),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import bentoml
 from pydantic import BaseModel, Field
 
-from guidance_core.api.openai.tools import ToolCall
+from guidance_core.api.openai.tools import CalledFunction, ToolCall
 
 
 class Microseconds(BaseModel):
@@ -81,6 +81,7 @@ class ChatMessage(BaseModel):
     annotations: list[dict[str, Any]]
     reasoning_content: str | None = Field(None, description="What the model thought first, where it did.")
     tool_calls: list[ToolCall] | None = Field(None, description="Only where there are any.")
+    function_call: CalledFunction | None = Field(None, description="The call, where the request had `functions`.")
 
 
 class ChatChoice(BaseModel):
@@ -89,7 +90,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class ChatCompletion(bentoml.IODescriptor):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from guidance_core.api.openai.constraints import FieldConstraint, Strictness
 from guidance_core.errors import InvalidGrammar, InvalidRequest
@@ -78,6 +79,24 @@ class CalledFunction(BaseModel):
     name: FunctionName
     arguments: str = Field(description="A JSON object, as text.")
     parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
+
+
+def _json_object(text: str) -> str:
+    try:
+        value = from_json(text or "{}", allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("must be the text of a JSON object")
+    return text
+
+
+class FunctionCall(BaseModel):
+    """A call that an earlier answer made, before there were tools."""
+
+    model_config = _STRICT
+    name: FunctionName
+    arguments: Annotated[str, AfterValidator(_json_object)] = Field(description="A JSON object, as text.")
 
 
 class ToolCall(BaseModel):

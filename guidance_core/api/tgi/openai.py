@@ -88,7 +88,8 @@ class MessagesBody(ChatBody):
             if self.tool_choice != "none":
                 update["messages"] = [*self.messages[:-1], _prompted(self.messages[-1], self.tool_prompt)]
         last = self.messages[-1]
-        begun = last.role == "assistant" and not last.tool_calls and plain_text(last.content).strip()
+        calls = last.tool_calls or last.function_call
+        begun = last.role == "assistant" and not calls and plain_text(last.content).strip()
         if begun and self.add_generation_prompt is None:
             # Its router goes on with an assistant's message that comes last.
             update["continue_final_message"] = True

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.conversation import prompt_of
+from guidance_core.api.openai.functions import with_tools
 from guidance_core.api.openai.tools import choose
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.tgi.bodies import GenerateBody
@@ -29,7 +30,7 @@ async def tokenize(served: ServedModel, request: Request) -> Response:
 
 async def chat_tokenize(served: ServedModel, request: Request) -> Response:
     """What the chat template makes of a chat request, and its tokens; an image is what the template writes for it."""
-    body = (await MessagesBody.from_http_request(request, None)).for_chat(served)
+    body = with_tools((await MessagesBody.from_http_request(request, None)).for_chat(served))
     model = served.get()
     tools, _, _ = choose(body.tools, body.tool_choice)
     text = (await prompt_of(model, served.settings.model, body, tools, constraint_of(body))).text

@@ -105,7 +105,6 @@ async def test_what_is_wrong_is_refused_by_its_path(
 @pytest.mark.parametrize(
     "field",
     [
-        {"functions": [{"name": "f"}]},
         {"audio": {"voice": "alloy", "format": "wav"}},
         {"modalities": ["text", "audio"]},
         {"web_search_options": {}},
@@ -156,7 +155,7 @@ async def test_what_would_change_the_answer_is_refused_by_name(
             {"stop": ["a"] * 17},
             "Invalid value for 'stop': Value should have at most 16 items, not 17.",
         ),
-        ({"functions": [{"name": "f"}]}, "'functions' is not supported, except as []: use 'tools', their successor."),
+        ({"echo": True}, "'echo' is not supported, except as false: use 'return_expanded_prompt'."),
         (
             {"service_tier": "flex"},
             """'service_tier' is not supported, except as "auto" or "default": leave it out.""",

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai.types.chat import ChatCompletionMessage
 
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.prompt.chat_template import ChatTemplate
@@ -142,3 +143,28 @@ async def test_what_cannot_be_is_refused_by_name(
     response = await client.post("/v1/chat/completions", json={**ASK, **options})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
+
+
+async def test_answers_are_taken_back_with_all_the_fields_that_they_did_not_have(client: httpx.AsyncClient) -> None:
+    answered = {"role": "assistant", "content": "Hello."}
+    plain = await expanded(client, messages=[*ASK["messages"], answered, *ASK["messages"]])
+    empty: list[dict[str, Any]] = [
+        ChatCompletionMessage(role="assistant", content="Hello.").model_dump(),
+        {**answered, "refusal": "", "tool_calls": [], "annotations": [], "parsed": None, "reasoning_content": None},
+    ]
+    for message in empty:
+        assert await expanded(client, messages=[*ASK["messages"], message, *ASK["messages"]]) == plain
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("audio", {"id": "a"}, "leave it out"), ("annotations", [{"type": "url_citation"}], "citations are not told")],
+)
+async def test_what_the_model_cannot_be_told_of_an_answer_is_refused_in_words(
+    client: httpx.AsyncClient, field: str, value: Any, words: str
+) -> None:
+    messages = [*ASK["messages"], {"role": "assistant", "content": "Hello.", field: value}]
+    error = (await client.post("/v1/chat/completions", json={**ASK, "messages": messages})).json()["error"]
+
+    assert error["param"] == f"messages[1].{field}"
+    assert words in error["message"]

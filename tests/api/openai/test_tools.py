@@ -241,7 +241,6 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "get_time", "ar
             ),
             "messages[1].tool_calls[0].function.arguments",
         ),
-        (with_messages({"role": "function", "name": "f", "content": "x"}), "messages[1].role"),
     ],
 )
 async def test_what_is_wrong_is_refused_by_its_path(

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from guidance_core.api.openai import examples
-from guidance_core.api.openai.bodies import MAX_TOP_LOGPROBS, AnswerFields, ConversationFields, RequestBody
+from guidance_core.api.openai.bodies import (
+    MAX_TOP_LOGPROBS,
+    AnswerFields,
+    ConversationFields,
+    NoAnnotations,
+    RequestBody,
+)
 from guidance_core.api.openai.constraints import (
     JsonObjectFormat,
     LarkFormat,
@@ -40,7 +46,7 @@ class TextPart(_Item):
 
     type: Literal["input_text", "output_text", "text"]
     text: str
-    annotations: list[None] | None = Field(None, max_length=0, description="As answers have it: empty.")
+    annotations: NoAnnotations | None = Field(None, description="As answers have it: empty.")
     logprobs: list[Any] | None = Field(None, description="As answers have it; has no effect.")
     parsed: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
