@@ -93,7 +93,6 @@ IN_RESPONSES: dict[str, Refused] = {
     "context_management": Refused(([],), "leave it out, and send what the model shall see in 'input'"),
     "conversation": Refused(instead="nothing is stored here; send the earlier items in 'input'"),
     "image": Refused(instead="answers are text"),
-    "max_tool_calls": Refused(instead="there are no built-in tools"),
     "moderation": Refused(),
     "previous_response_id": Refused(instead="nothing is stored here; send the earlier items in 'input'"),
     "prompt": Refused(instead="no prompts are stored here; send 'instructions' and 'input'"),
@@ -101,6 +100,5 @@ IN_RESPONSES: dict[str, Refused] = {
     "prompt_cache_retention": Refused(("in_memory",)),
     "service_tier": Refused(("auto", "default")),
     "store": Refused((False,), _NO_STATE),
-    "truncation": Refused(("disabled",), "shorten 'input'"),
 }
 """`POST /v1/responses`."""

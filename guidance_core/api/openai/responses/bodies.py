@@ -223,18 +223,35 @@ class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
         | None
     ) = Field(None, description="`auto` (the default), `none`, `required`, one function, or some of them.")
     reasoning: ReasoningOptions | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = Field(None, description="What to answer besides.")
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
+        None,
+        description="What to answer besides. Thoughts come as they are, not encrypted, and may be sent back so.",
+    )
     top_logprobs: int | None = Field(
         None,
         ge=0,
         le=MAX_TOP_LOGPROBS,
         description="Likeliest tokens at each place, with `include`d log-probabilities.",
     )
+    truncation: Literal["auto", "disabled"] = Field(
+        "disabled",
+        description="`auto`: where the context has no room for the input, leave out the oldest items. The last message "
+        "of the user stays, with all that follows, and so do system messages. For the answer there stays "
+        "`max_output_tokens`, or a quarter of the context.",
+    )
+    max_tool_calls: int | None = Field(
+        None, ge=1, description="Most calls of built-in tools. There are none, so it always holds."
+    )
     stream: bool = Field(False, description="Answer as server-sent events.")
     stream_options: ResponseStreamOptions | None = None
     include_guidance: bool = Field(
         False, description="Adds `guidance` to the usage: how the constraint was kept, and what it cost."
     )
+
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether log-probabilities are to be answered."""
+        return "message.output_text.logprobs" in (self.include or ())
 
     @classmethod
     def refused(cls) -> Mapping[str, Refused]:

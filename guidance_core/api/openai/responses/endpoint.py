@@ -21,6 +21,7 @@ from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.responses.bodies import ResponsesBody
 from guidance_core.api.openai.responses.output import Event, Output
 from guidance_core.api.openai.responses.translation import chat_body, rename
+from guidance_core.api.openai.responses.truncation import shortened
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.errors import RequestError
@@ -36,6 +37,8 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
         RequestError: before the first token; later failures become the stream's last event.
     """
     try:
+        if body.truncation == "auto":
+            body = await shortened(served, body)
         run = await prepare(served, chat_body(body))
     except RequestError as error:
         rename(error)
@@ -59,7 +62,7 @@ class _Writer:
         self._log = log
         self._log_lines = ""
         self._with_guidance = body.include_guidance
-        self._with_logprobs = bool(body.include)
+        self._with_logprobs = body.with_logprobs
         self._output = Output()
         self._finish_reason: FinishReason | None = None
         self._error: dict[str, Any] | None = None
@@ -71,7 +74,7 @@ class _Writer:
             "background": False,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
-            "max_tool_calls": None,
+            "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": body.model,
             "parallel_tool_calls": body.parallel_tool_calls,
@@ -87,7 +90,7 @@ class _Writer:
             "tools": [{"description": None, "strict": None, **tool.model_dump()} for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
-            "truncation": "disabled",
+            "truncation": body.truncation,
             "user": body.user,
         }
         if body.return_expanded_prompt:

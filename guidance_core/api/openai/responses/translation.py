@@ -37,7 +37,7 @@ def chat_body(body: ResponsesBody) -> ChatBody:
     Raises:
         InvalidRequest: what only shows when it is put together.
     """
-    if body.top_logprobs is not None and not body.include:
+    if body.top_logprobs and not body.with_logprobs:
         raise InvalidRequest(
             "'top_logprobs' needs 'include': [\"message.output_text.logprobs\"].", param="top_logprobs"
         )
@@ -50,8 +50,8 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         # The last event of a stream has the usage, whether it is asked for or not.
         "stream_options": {"include_usage": True} if body.stream else None,
         "include_guidance": body.include_guidance,
-        "logprobs": bool(body.include),
-        "top_logprobs": body.top_logprobs,
+        "logprobs": body.with_logprobs,
+        "top_logprobs": body.top_logprobs or None,
         "tools": [
             {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
             for tool in body.tools or ()
@@ -82,6 +82,9 @@ def messages(body: ResponsesBody) -> list[dict[str, Any]]:
             case CallItem():
                 call = {"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}}
                 _assistant(written).setdefault("tool_calls", []).append(call)
+    for message in written:
+        if message.keys() <= {"role", "reasoning_content"}:
+            message["content"] = ""  # thoughts that were cut off before an answer
     return written
 
 

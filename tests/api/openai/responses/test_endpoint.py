@@ -28,6 +28,7 @@ WEATHER: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
+INCLUDE: Any = ["reasoning.encrypted_content"]
 CALLS = '{"tool_calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}]}'
 
 
@@ -231,6 +232,57 @@ async def test_items_go_back_as_they_came(
     assert third.status == "completed"
 
 
+async def test_a_whole_output_goes_back_as_it_came(
+    openai: AsyncOpenAI, says: Any, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    tokenizer = loaded.prompts.tokenizer
+    begin, end = "<repo_name>", "<reponame>"
+    markers = ReasoningMarkers(begin, end, tokenizer.token_to_id(begin), tokenizer.token_to_id(end), ())
+    object.__setattr__(loaded, "reasoning", markers)  # frozen for all but this test
+    said: list[Any] = [{"role": "user", "content": "Weather?"}]
+    says(f"{begin}Hm.{end}{CALLS}")
+    first = await openai.responses.create(model=MODEL, input=said, tools=[WEATHER], include=INCLUDE)
+    said += first.output
+    said += [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "25 degrees"}
+        for item in first.output
+        if item.type == "function_call"
+    ]
+    says(f"{begin}Ah.{end}Sunny.")
+    async with openai.responses.stream(model=MODEL, input=said, tools=[WEATHER]) as stream:
+        second = await stream.get_final_response()
+    said += [*second.output, {"role": "user", "content": "Thanks."}]
+    says(f"{begin}Hm, hm", finish_reason="length")
+    third = await openai.responses.create(model=MODEL, input=said)
+    assert [item.type for item in third.output] == ["reasoning"]
+    said += [*third.output, {"role": "user", "content": "Well?"}]
+    says("Fine.")
+    fourth = await openai.responses.create(model=MODEL, input=said)
+
+    assert [item.type for item in (*first.output, *second.output)] == [
+        "reasoning", "function_call", "reasoning", "message",
+    ]  # fmt: skip
+    assert fourth.output_text == "Fine."
+    prompt = tokenizer.decode(executor.requests[-1].prompt_ids)
+    for text in ('{"city": "Rome"}', "25 degrees", "Sunny.", "Thanks.", "Well?"):
+        assert text in prompt
+
+
+async def test_what_asks_for_nothing_is_accepted_and_told(openai: AsyncOpenAI, hello: str) -> None:
+    response = await openai.responses.create(
+        **ASK, store=False, background=False, service_tier="auto", max_tool_calls=3, parallel_tool_calls=True,
+        truncation="disabled", metadata={"a": "b"}, safety_identifier="x", prompt_cache_key="y", user="z",
+        top_logprobs=0, text={"verbosity": "medium"}, include=INCLUDE,
+    )  # fmt: skip
+
+    assert response.output_text == hello
+    assert (response.max_tool_calls, response.truncation, response.metadata) == (3, "disabled", {"a": "b"})
+    [message] = response.output
+    assert message.type == "message"
+    assert message.content[0].type == "output_text"
+    assert not message.content[0].logprobs
+
+
 async def test_a_failure_in_mid_stream_is_the_last_event(
     openai: AsyncOpenAI, executor: ScriptedExecutor, loaded: LoadedModel
 ) -> None:
@@ -252,7 +304,12 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "middle"}, "truncation"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"service_tier": "flex"}, "service_tier"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools[0].parameters"),
         ({"tool_choice": "required"}, "tool_choice"),
