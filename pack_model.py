@@ -84,10 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # a reader such as `head` has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed is no error either
         return 1
-    except OSError as error:  # BentoML makes its folders when it is imported
-        home = os.environ.get("BENTOML_HOME", "~/bentoml")
-        print(f"error: {error}. The store is in {home} (BENTOML_HOME), which must be writable.", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
         return 1
+
+
+def _explain(error: OSError) -> str:
+    """Whether it is the store's, which BentoML makes when it is imported, or one of a folder that was named."""
+    home = Path(os.environ.get("BENTOML_HOME", Path.home() / "bentoml")).absolute()
+    place = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
+    if place is None or place.is_relative_to(home) or home.is_relative_to(place):
+        return f"{error}. The store is in {home} (BENTOML_HOME), which must be writable."
+    return f"{error.filename} cannot be read: {error.strerror}."
 
 
 _BUILD_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {

@@ -97,6 +97,16 @@ def test_a_store_that_cannot_be_written_is_an_error_with_its_place(tmp_path: Pat
     assert "Traceback" not in packing.stderr
 
 
+def test_a_file_that_cannot_be_read_is_named_and_not_blamed_on_the_store(
+    empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "model" / "config.json"
+    config.mkdir(parents=True)
+    assert main([str(tmp_path / "model")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: {config} cannot be read: Is a directory."
+
+
 def test_options_that_need_a_folder_are_refused_without_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--name", "mine"])

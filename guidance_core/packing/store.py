@@ -87,9 +87,13 @@ def publish(package: Package, folder: Path, *, copy: bool = False) -> str:
         The tag, ``name:version``.
 
     Raises:
-        CannotPack: no room, or a file that cannot be read.
+        CannotPack: no room, or a file that cannot be read, or that changes meanwhile.
     """
-    tag = f"{package.name}:{_version(package)}"
+    try:
+        before = _states(package)
+        tag = f"{package.name}:{_version(package)}"
+    except OSError as error:
+        raise CannotPack(f"{error.filename} cannot be read: {error.strerror}.") from error
     target = models_dir() / tag.replace(":", "/")
     try:
         if target.is_dir():
@@ -97,6 +101,7 @@ def publish(package: Package, folder: Path, *, copy: bool = False) -> str:
         else:
             model = folder / "model"
             _fill(model, package, tag, copy)
+            _check_unchanged(package, before)
             target.parent.mkdir(exist_ok=True)
             model.rename(target)
         _write_latest(target)
@@ -120,6 +125,19 @@ def _version(package: Package) -> str:
     for name, text in sorted(package.texts.items()):
         digest.update(f"\0{name}\0{text}".encode())
     return digest.hexdigest()[:16]
+
+
+def _states(package: Package) -> dict[str, tuple[int, int, int]]:
+    """What changes with each file: which one it is, its length, when it was written."""
+    states = {name: source.stat() for name, source in package.files.items()}
+    return {name: (state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states.items()}
+
+
+def _check_unchanged(package: Package, before: dict[str, tuple[int, int, int]]) -> None:
+    """The version is a promise about the content, which is read twice: once for its hash, once for the store."""
+    changed = [str(package.files[name]) for name, state in _states(package).items() if state != before[name]]
+    if changed:
+        raise CannotPack(f"{changed[0]} was written to while it was packed. Pack again once nothing writes there.")
 
 
 def _fill(folder: Path, package: Package, tag: str, copy: bool) -> None:

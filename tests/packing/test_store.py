@@ -113,6 +113,31 @@ def test_a_failure_in_the_middle_leaves_nothing(empty_store: Path, tmp_path: Pat
     assert [path.name for path in (empty_store.parent / ".packing").iterdir()] == ["some-model.lock"]
 
 
+def test_a_file_that_cannot_be_read_is_named(empty_store: Path, tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    package.files["weights.bin"].unlink()
+    with pytest.raises(CannotPack, match=r"source\.bin cannot be read: No such file"):
+        publish(package)
+
+
+@pytest.mark.parametrize("copy", [True, False], ids=["copied", "linked"])
+def test_a_file_that_changes_while_it_is_packed_is_not_stored_under_another_contents_version(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
+) -> None:
+    package = make_package(tmp_path)
+    version = store._version
+
+    def hash_then_change(package: Package) -> str:
+        found = version(package)
+        package.files["weights.bin"].write_text("changed")
+        return found
+
+    monkeypatch.setattr(store, "_version", hash_then_change)
+    with pytest.raises(CannotPack, match=r"source\.bin was written to while it was packed"):
+        publish(package, copy=copy)
+    assert bentoml.models.list() == []
+
+
 KILLED_WHILE_PACKING = """
 import sys, time
 from pathlib import Path
