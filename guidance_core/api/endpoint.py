@@ -48,11 +48,14 @@ class Dialect:
         name: heading in the OpenAPI document.
         prefix: of all its paths, also of those that it does not have; empty where there is no common one.
         error: how it writes failures.
+        absent: what other servers of the dialect have and this one has not: the end of its path → what there is
+            instead, as a sentence.
     """
 
     name: str
     prefix: str
     error: ErrorResponse
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def failure(self, error: RequestError) -> Response:
         """The answer to a request that failed before its first token."""
@@ -67,7 +70,8 @@ class Dialect:
         """The answer to a request that none of its endpoints takes."""
         path = request.url.path
         if error.status_code == 404:
-            message = f"Unknown URL: {request.method} {path}. GET / lists the endpoints."
+            instead = next((words for end, words in self.absent.items() if path.endswith(end)), None)
+            message = f"Unknown URL: {request.method} {path}. {instead or 'GET / lists the endpoints.'}"
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             message = f"{path} does not answer {request.method}: use {allowed}."

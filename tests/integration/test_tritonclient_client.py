@@ -31,8 +31,12 @@ def test_the_client_reads_the_metadata(client: InferenceServerClient) -> None:
     metadata = client.get_model_metadata(MODEL)
     assert {tensor["name"] for tensor in metadata["inputs"]} >= {"text_input", "max_tokens", "guided_decoding_guide"}
     assert client.get_model_config(MODEL)["max_batch_size"] > 0
+    assert {model["state"] for model in client.get_model_repository_index()} == {"READY"}
     with pytest.raises(InferenceServerException, match="unknown model"):
         client.get_model_metadata("gpt")
+    for model in ("", MODEL):
+        with pytest.raises(InferenceServerException, match="GET /metrics"):
+            client.get_inference_statistics(model)
 
 
 def test_generate_answers_as_the_ensemble_does(server: Server) -> None:

@@ -114,7 +114,16 @@ async def health(served: ServedModel, request: Request) -> Response:
     return Response()
 
 
-DIALECT = Dialect("Text Generation Inference", "/tgi", error_response)
+DIALECT = Dialect(
+    "Text Generation Inference",
+    "/tgi",
+    error_response,
+    absent={
+        "/metrics": "GET /metrics tells of the whole service.",
+        "/invocations": "It is for SageMaker: POST /tgi answers the same bodies, and /tgi/v1/chat/completions chats.",
+        "/vertex": "It is for Vertex AI: POST /tgi/generate for each of the instances.",
+    },
+)
 
 _EXAMPLES = {
     "plain": {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8, "details": True}},

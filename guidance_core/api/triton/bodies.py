@@ -118,6 +118,14 @@ class TritonGenerateBody(RequestBody):
         return super().parse(body)
 
 
+class IndexBody(RequestBody):
+    """`POST /v2/repository/index`; it may be empty."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="TritonRepositoryIndexRequest")
+
+    ready: bool = Field(False, description="Only what can be asked now.")
+
+
 def _flat(body: dict[str, Any]) -> dict[str, Any]:
     parameters = body.get("parameters")
     if parameters is None:

@@ -16,11 +16,11 @@ from guidance_core.api.openai.examples import MODEL
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.api.triton.answers import OutputWriter, event, stream_events, whole_response
-from guidance_core.api.triton.bodies import TritonGenerateBody
+from guidance_core.api.triton.bodies import IndexBody, TritonGenerateBody
 from guidance_core.api.triton.errors import error_response
-from guidance_core.api.triton.metadata import model_config, model_metadata, server_metadata
+from guidance_core.api.triton.metadata import model_config, model_index, model_metadata, server_metadata
 from guidance_core.api.triton.requests import answer_of
-from guidance_core.errors import InvalidRequest, ModelNotFound
+from guidance_core.errors import InvalidRequest, ModelNotFound, Unsupported
 
 _OTHER_NAMES = ("ensemble", "tensorrt_llm_bls")
 """What TensorRT-LLM's repositories call the models with these inputs: existing clients send these names."""
@@ -101,7 +101,15 @@ async def server(served: ServedModel, request: Request) -> Response:
 
 async def model(served: ServedModel, request: Request) -> Response:
     """The model's inputs and outputs."""
+    if request.path_params["model"] == "stats" != served.name:
+        raise Unsupported(_NO_STATISTICS)  # GET /v2/models/stats asks for those of all models
     return JSONResponse(model_metadata(_name(served, request)))
+
+
+async def repository_index(served: ServedModel, request: Request) -> Response:
+    """The model by each of its names, and whether it can be asked."""
+    body = await IndexBody.from_http_request(request, None) if await request.body() else IndexBody()
+    return JSONResponse(model_index((served.name, *_OTHER_NAMES), served.health(), only_ready=body.ready))
 
 
 async def config(served: ServedModel, request: Request) -> Response:
@@ -109,7 +117,21 @@ async def config(served: ServedModel, request: Request) -> Response:
     return JSONResponse(model_config(_name(served, request), served.stats().slots))
 
 
-DIALECT = Dialect("Triton", "/v2", error_response)
+_NO_STATISTICS = "Triton's statistics are not counted here: GET /metrics has the service's own, for Prometheus."
+_AS_IT_STARTED = "The service serves one model, for as long as it runs."
+DIALECT = Dialect(
+    "Triton",
+    "/v2",
+    error_response,
+    absent={
+        "/stats": _NO_STATISTICS,
+        "/infer": "Tensors are not taken: POST …/generate or …/generate_stream takes the inputs as JSON.",
+        "/load": _AS_IT_STARTED,
+        "/unload": _AS_IT_STARTED,
+        "/trace/setting": "Traces are set by BentoML's configuration.",
+        "/logging": "Logs are set by BentoML's configuration.",
+    },
+)
 
 _GUIDED = {
     "text_input": "A person as JSON: ",
@@ -168,6 +190,16 @@ ENDPOINTS = (
         "Whether requests are answered now; 400 while the model loads.",
         ready,
         media_type=None,
+    ),
+    Endpoint(
+        DIALECT,
+        "POST",
+        "/v2/repository/index",
+        "triton_repository_index",
+        "The model by each of its names, and whether it can be asked.",
+        repository_index,
+        body=IndexBody,
+        examples={"plain": {}},
     ),
     _endpoint("GET", "", "triton_model", "The model's inputs and outputs.", model),
     _endpoint("GET", "/config", "triton_config", "The model's configuration.", config),

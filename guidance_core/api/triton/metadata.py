@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from guidance_core.executors.base import Health
 
 _INPUTS = {
     "text_input": "STRING",
@@ -76,6 +79,15 @@ def model_metadata(name: str) -> dict[str, Any]:
         "inputs": [_tensor(tensor, datatype) for tensor, datatype in _INPUTS.items()],
         "outputs": [_tensor(tensor, datatype) for tensor, datatype in _OUTPUTS.items()],
     }
+
+
+def model_index(names: Sequence[str], health: Health, *, only_ready: bool) -> list[dict[str, Any]]:
+    """`POST /v2/repository/index`."""
+    if health.state == "ready":
+        return [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in names]
+    state = "LOADING" if health.state in ("starting", "restarting") else "UNAVAILABLE"
+    entries = [{"name": name, "version": "1", "state": state, "reason": health.detail} for name in names]
+    return [] if only_ready else entries
 
 
 def model_config(name: str, max_batch_size: int) -> dict[str, Any]:

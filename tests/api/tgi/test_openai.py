@@ -173,3 +173,11 @@ async def test_the_document_shows_its_own_forms(client: httpx.AsyncClient) -> No
     assert "UntypedTool" in str(fields["tool_choice"])
     assert "model" not in body["content"]["application/json"]["schema"]["required"]
     assert {"RegexGrammar", "UntypedTool", "NamedFunction"} <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize(("path", "instead"), [("/tgi/metrics", "/metrics"), ("/tgi/invocations", "POST /tgi")])
+async def test_what_lies_elsewhere_is_told(client: httpx.AsyncClient, path: str, instead: str) -> None:
+    response = await client.get(path)
+
+    assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
+    assert instead in response.json()["error"].removeprefix(f"Unknown URL: GET {path}")

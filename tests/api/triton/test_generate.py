@@ -369,3 +369,43 @@ async def test_it_is_alive_but_not_ready_while_the_model_restarts(
     executor.state = Health("restarting", "The executor's process died.")
 
     assert [(await client.get(path)).status_code for path in paths] == [200, 400, 400]
+
+
+async def test_the_repository_has_the_model_by_each_of_its_names(
+    client: httpx.AsyncClient, executor: ScriptedExecutor
+) -> None:
+    index = "/v2/repository/index"
+    entries = (await client.post(index)).json()
+    assert [entry.pop("name") for entry in entries] == [MODEL, "ensemble", "tensorrt_llm_bls"]
+    assert entries == [{"version": "1", "state": "READY", "reason": ""}] * 3
+    assert len((await client.post(index, json={"ready": True})).json()) == 3
+
+    executor.state = Health("restarting", "It crashed.")
+    [entry, *_] = (await client.post(index, json={})).json()
+    assert entry == {"name": MODEL, "version": "1", "state": "LOADING", "reason": "It crashed."}
+    executor.state = Health("failed", "It crashed.")
+    assert (await client.post(index)).json()[0]["state"] == "UNAVAILABLE"
+    assert (await client.post(index, json={"ready": True})).json() == []
+    refused = await client.post(index, json={"raedy": True})
+    assert (refused.status_code, list(refused.json())) == (400, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "instead"),
+    [
+        ("GET", "/v2/models/stats", "GET /metrics"),
+        ("GET", f"/v2/models/{MODEL}/stats", "GET /metrics"),
+        ("GET", f"/v2/models/{MODEL}/versions/1/stats", "GET /metrics"),
+        ("POST", f"/v2/models/{MODEL}/infer", "/generate"),
+        ("POST", f"/v2/repository/models/{MODEL}/load", "one model"),
+        ("GET", "/v2/trace/setting", "BentoML"),
+    ],
+)
+async def test_what_triton_has_besides_is_refused_with_what_there_is_instead(
+    client: httpx.AsyncClient, method: str, path: str, instead: str
+) -> None:
+    response = await client.request(method, path)
+
+    assert response.status_code in (400, 404)
+    assert list(response.json()) == ["error"]
+    assert instead in response.json()["error"]
