@@ -6,7 +6,6 @@ Label values are drawn from fixed sets: a scan for paths that do not exist makes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -63,12 +62,24 @@ CHECK_ATTEMPTS = Histogram(
     buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32),
 )  # fmt: skip
 
-_COUNTERS = frozenset(
-    {
-        *("steps", "prompt_tokens", "cached_tokens", "sampled_tokens", "forced_tokens"),
-        *("grammar_hits", "grammar_misses", "grammar_evictions", "restarts"),
-    }
-)
+_EXECUTOR_GAUGES = {
+    "running": "Sequences in the batch.",
+    "waiting": "Sequences admitted but not yet in the batch.",
+    "slots": "Most sequences that can run at once.",
+    "kv_tokens": "Tokens held in the KV cache, live and reusable.",
+    "kv_capacity": "Most tokens that the KV cache can hold.",
+}
+_EXECUTOR_COUNTERS = {
+    "steps": "Forward passes.",
+    "prompt_tokens": "Prompt tokens of sequences that were started.",
+    "cached_tokens": "Prompt tokens that came out of the prefix cache.",
+    "sampled_tokens": "Tokens that were sampled.",
+    "forced_tokens": "Tokens that a grammar forced.",
+    "grammar_hits": "Matchers copied from a grammar that was compiled before.",
+    "grammar_misses": "Grammars compiled where answers are guided or proved.",
+    "grammar_evictions": "Compiled grammars dropped to make room (guidance.cache_size).",
+    "restarts": "Times that the executor's process, or the server that it asks, was gone and came back.",
+}
 _STATES = ("starting", "ready", "restarting", "failed", "stopped")
 
 
@@ -100,10 +111,7 @@ class _ExecutorCollector(Collector):
         for name in _STATES:
             state.add_metric([name], float(name == self._health.state))
         yield state
-        for field in fields(self._stats):
-            family = CounterMetricFamily if field.name in _COUNTERS else GaugeMetricFamily
-            yield family(
-                f"guided_executor_{field.name}",
-                f"ExecutorStats.{field.name}.",
-                value=getattr(self._stats, field.name),
-            )
+        for name, text in _EXECUTOR_GAUGES.items():
+            yield GaugeMetricFamily(f"guided_executor_{name}", text, value=getattr(self._stats, name))
+        for name, text in _EXECUTOR_COUNTERS.items():
+            yield CounterMetricFamily(f"guided_executor_{name}", text, value=getattr(self._stats, name))
