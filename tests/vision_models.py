@@ -42,6 +42,7 @@ _VISION = {
     "image_size": _SIDE,
     "patch_size": 7,
 }
+_TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 
 
 def tokenizer(
@@ -110,8 +111,7 @@ def picture(seed: int, *, width: int = 40, height: int = 30) -> Image:
 
 def save_idefics3(folder: Path) -> Path:
     """Idefics3: as many tiles as an image needs, of 4 tokens each, and tokens that say which tile it is."""
-    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles]
+    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *_TILES]
     words = tokenizer(folder, special)
     processor = transformers.Idefics3Processor(
         transformers.Idefics3ImageProcessorPil(
@@ -175,6 +175,38 @@ def save_gemma3(folder: Path) -> Path:
     return _save(folder, config, processor)
 
 
+def save_smolvlm(folder: Path) -> Path:
+    """SmolVLM: Idefics3's tiles, and a processor that takes videos too."""
+    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *_TILES]
+    words = tokenizer(folder, special)
+    sizes = {"size": {"longest_edge": 4 * _SIDE}, "max_image_size": {"longest_edge": _SIDE}}
+    config = transformers.SmolVLMConfig(
+        vision_config={**_VISION, "max_image_size": {"longest_edge": _SIDE}},
+        text_config={"model_type": "llama", "vocab_size": len(words), **_TEXT},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    images = transformers.SmolVLMImageProcessorPil(**sizes)
+    return _save_parts(folder, config, "SmolVLMProcessor", images, image_seq_len=4)
+
+
+def save_internvl(folder: Path) -> Path:
+    """InternVL: tiles between two tokens, of 4 tokens each."""
+    names = ("context_image_token", "start_image_token", "end_image_token", "video_token")
+    named = dict(zip(names, ["<IMG_CONTEXT>", "<img>", "</img>", "<video>"], strict=True))
+    words = tokenizer(folder, list(named.values()), **named)
+    config = transformers.InternVLConfig(
+        vision_config={**_VISION, "image_size": [_SIDE, _SIDE], "patch_size": [7, 7]},
+        text_config={"model_type": "qwen2", "vocab_size": len(words), **_TEXT},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    images = transformers.GotOcr2ImageProcessorPil(
+        size={"height": _SIDE, "width": _SIDE}, crop_to_patches=True, max_patches=4
+    )
+    return _save_parts(folder, config, "InternVLProcessor", images, image_seq_length=4)
+
+
 _QWEN_TOKENS = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
 _QWEN_TEMPLATE = TEMPLATE.replace("IMAGE", "<|vision_start|>IMAGE<|vision_end|>")
 _QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -201,6 +233,23 @@ def save_qwen2_5_vl(folder: Path) -> Path:
         **_qwen_token_ids(words),
     )
     return _save_parts(folder, config, "Qwen2_5_VLProcessor", _qwen_images())
+
+
+def save_qwen3_vl(folder: Path) -> Path:
+    """Qwen3-VL: what the vision model's layers see is added in the language model's first layers."""
+    words = tokenizer(folder, _QWEN_TOKENS, template=_QWEN_TEMPLATE)
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_heads": 2}
+    config = transformers.Qwen3VLConfig(
+        vision_config={**vision, "patch_size": 7, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+        text_config={
+            **_TEXT,
+            "vocab_size": len(words),
+            "head_dim": 12,
+            "rope_parameters": {**_QWEN_ROPE, "mrope_interleaved": True},
+        },
+        **_qwen_token_ids(words),
+    )
+    return _save_parts(folder, config, "Qwen3VLProcessor", _qwen_images())
 
 
 def _qwen_images() -> Any:

@@ -1,14 +1,15 @@
 """Can the images of a loaded model be run rightly? Asked once, as `self_check` asks it of the text.
 
 The model's own forward pass on a text with two images says what its language model gets: embeddings, positions, masks.
-The runner hands over the embeddings with positions that count up, or with `GridPositions`, under a causal mask, so
-anything else is a reason to refuse: image tokens that see each other (Gemma 3), features added in deeper layers
-(Qwen3-VL).
+The runner hands over the embeddings with positions that count up, or with `GridPositions`, under a causal mask, and
+features for deeper layers where there are some, so anything else is a reason to refuse: image tokens that see each other
+(Gemma 3), say.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from guidance_core.executors.torch.attention_plan import first_key
-from guidance_core.executors.torch.images import ImageEncoder, SequenceImage, grid_positions
-from guidance_core.generation import PromptImage
+from guidance_core.executors.torch.images import ImageEncoder, PlacedImage, SequenceImage, grid_positions
 from guidance_core.prompt.images import TEXT_INPUTS, ImageProcessor, probe_images
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,10 @@ def check_images(model: Any, processor: ImageProcessor) -> None:
         raise ValueError("its processor gives other inputs for two images than for one")
     with torch.no_grad():
         seen = _language_model_inputs(model, inputs)
-        _check_others(seen)
-        _check_positions(model, seen.get("position_ids"), len(token_ids), placed)
-        _check_embeddings(model, seen.get("inputs_embeds"), token_ids, placed)
+        layout = [PlacedImage(SequenceImage(image), 0, range(len(token_ids))) for image in placed]
+        _check_others(model, seen, len(token_ids), layout)
+        _check_positions(model, seen.get("position_ids"), len(token_ids), [image for image, *_ in layout])
+        _check_embeddings(model, seen.get("inputs_embeds"), token_ids, layout)
         _check_masks(model, {name: tensor for name, tensor in inputs.items() if name != "attention_mask"})
 
 
@@ -121,8 +122,9 @@ def _language_model_inputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> di
     raise ValueError("its forward pass does not call its language model")
 
 
-def _check_others(seen: Mapping[str, Any]) -> None:
-    known = TEXT_INPUTS | {"inputs_embeds", "position_ids", "cache_position"}
+def _check_others(model: Any, seen: Mapping[str, Any], tokens: int, images: Sequence[PlacedImage]) -> None:
+    ours = ImageEncoder(model).deeper(tokens, images)
+    known = TEXT_INPUTS | {"inputs_embeds", "position_ids", "cache_position", *ours}
     others = [
         name
         for name, value in seen.items()
@@ -130,11 +132,17 @@ def _check_others(seen: Mapping[str, Any]) -> None:
     ]
     if others:
         raise ValueError(f"its language model gets more of an image than embeddings ({', '.join(sorted(others))})")
+    for name, value in ours.items():
+        theirs: Any = seen.get(name)
+        if not isinstance(theirs, type(value)) or len(theirs) != len(value):
+            raise ValueError(f"its language model does not get {name} as Qwen3-VL's does")
+        for expected, part in zip(theirs, value, strict=True):
+            _check_close("features for deeper layers", expected.float(), part.float(), model.dtype)
 
 
-def _check_positions(model: Any, expected: torch.Tensor | None, tokens: int, images: Sequence[PromptImage]) -> None:
+def _check_positions(model: Any, expected: torch.Tensor | None, tokens: int, images: Sequence[SequenceImage]) -> None:
     counted = range(tokens)
-    grid = grid_positions(tokens, [SequenceImage(image) for image in images])
+    grid = grid_positions(tokens, images)
     ours = ImageEncoder(model).positions(counted, [] if grid is None else [(grid, 0, counted)])
     # None where the language model counts by itself.
     theirs = np.array([counted]) if expected is None else expected.cpu().numpy()
@@ -145,18 +153,22 @@ def _check_positions(model: Any, expected: torch.Tensor | None, tokens: int, ima
 
 
 def _check_embeddings(
-    model: Any, expected: torch.Tensor | None, token_ids: Sequence[int], images: Sequence[PromptImage]
+    model: Any, expected: torch.Tensor | None, token_ids: Sequence[int], images: Sequence[PlacedImage]
 ) -> None:
     if expected is None:
         raise ValueError("its language model gets no embeddings")
-    rows = range(len(token_ids))
-    ids = torch.tensor([token_ids], device=model.device)
-    ours = ImageEncoder(model).embed(ids, [(SequenceImage(image), 0, rows) for image in images])
-    error = float((ours - expected).float().norm() / expected.float().norm())
-    tolerance = _EXACT_TOLERANCE if ours.dtype == torch.float32 else _HALF_TOLERANCE
+    ours = ImageEncoder(model).embed(torch.tensor([token_ids], device=model.device), images)
+    _check_close("embeddings", expected, ours, model.dtype)
+
+
+def _check_close(name: str, expected: torch.Tensor, ours: torch.Tensor, dtype: torch.dtype) -> None:
+    tolerance = _EXACT_TOLERANCE if dtype == torch.float32 else _HALF_TOLERANCE
+    error = math.inf
+    if ours.shape == expected.shape:
+        error = float((ours - expected).float().norm() / expected.float().norm())
     if not error <= tolerance:
         raise ValueError(
-            f"its embeddings of two images differ by {error:.2g} from those of each alone, of which rounding explains "
+            f"its {name} of two images differ by {error:.2g} from those of each alone, of which rounding explains "
             f"{tolerance:g}"
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 
+class ImageFeatures(NamedTuple):
+    """What a vision model makes of an image.
+
+    Attributes:
+        embeddings: ``[features, hidden]``, in the places of the placeholders.
+        deeper: the same shape, for each of the language model's first layers that adds some to what it gives
+            (DeepStack, arXiv:2406.04334, as in Qwen3-VL); mostly there are none.
+    """
+
+    embeddings: torch.Tensor
+    deeper: tuple[torch.Tensor, ...] = ()
+
+
 class SequenceImage:
     """An image of a prompt; the choices of a request share it, and with it what the vision model makes of it.
 
@@ -23,7 +37,7 @@ class SequenceImage:
         positions: int32 ``[features]``, rising: of its placeholders in the prompt.
         inputs: of the vision model.
         key: their SHA-256.
-        features: ``[features, hidden]``, once the vision model has run.
+        features: of it, once the vision model has run.
     """
 
     __slots__ = ("features", "inputs", "key", "positions")
@@ -32,7 +46,7 @@ class SequenceImage:
         self.positions = image.positions
         self.inputs = image.inputs
         self.key = image.key
-        self.features: torch.Tensor | None = None
+        self.features: ImageFeatures | None = None
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -106,6 +120,28 @@ def grid_positions(tokens: int, images: Sequence[SequenceImage]) -> GridPosition
     return GridPositions(tokens, images) if any(image.grid for image in images) else None
 
 
+class PlacedImage(NamedTuple):
+    """An image of which a flat batch has some tokens, perhaps.
+
+    Attributes:
+        image: of a sequence.
+        start: the position of the first token that its sequence has in the batch.
+        rows: those that this token and the following ones have in the batch.
+    """
+
+    image: SequenceImage
+    start: int
+    rows: range
+
+    def part(self, device: torch.device) -> tuple[torch.Tensor, slice]:
+        """The rows of its placeholders in the batch, int64, and which of its features these are."""
+        import torch
+
+        first, last = np.searchsorted(self.image.positions, (self.start, self.start + len(self.rows)))
+        rows = self.image.positions[first:last].astype(np.int64) + (self.rows.start - self.start)
+        return torch.from_numpy(rows).to(device), slice(int(first), int(last))
+
+
 class ImageEncoder:
     """Runs a model's vision part, and says where its features stand.
 
@@ -117,45 +153,73 @@ class ImageEncoder:
         self._model = model
         self._in_grids = hasattr(getattr(model, "base_model", model), "get_rope_index")
 
-    def features(self, image: SequenceImage) -> torch.Tensor:
-        """``[features, hidden]`` in the model's dtype; computed once.
+    def features(self, image: SequenceImage) -> ImageFeatures:
+        """In the model's dtype; computed once.
 
         Raises:
             GenerationFailed: the model makes more or fewer of them than there are placeholders.
         """
         if image.features is None:
             features = image_features(self._model, image.inputs)
-            if len(features) != len(image.positions):
+            if len(features.embeddings) != len(image.positions):
                 raise GenerationFailed(
-                    f"The vision model makes {len(features)} embeddings of an image with {len(image.positions)} "
-                    "placeholders."
+                    f"The vision model makes {len(features.embeddings)} embeddings of an image with "
+                    f"{len(image.positions)} placeholders."
                 )
             image.features = features
         return image.features
 
-    def embed(self, token_ids: torch.Tensor, images: Sequence[tuple[SequenceImage, int, range]]) -> torch.Tensor:
+    def embed(self, token_ids: torch.Tensor, images: Sequence[PlacedImage]) -> torch.Tensor:
         """Embeddings of a flat batch, ``[1, tokens, hidden]``.
 
         Args:
             token_ids: int64 ``[1, tokens]``.
-            images: each with the position of the first token of its sequence in the batch, and with the rows of the
-                batch that this token and the following ones have.
+            images: in the batch.
+        """
+        ids = token_ids.clone()
+        parts = [placed.part(ids.device) for placed in images]
+        for rows, _ in parts:
+            ids[0, rows] = 0  # Placeholders may have no embedding of their own.
+        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids).clone()
+        for (rows, part), placed in zip(parts, images, strict=True):
+            embeddings[0, rows] = self.features(placed.image).embeddings[part].to(embeddings.dtype)
+        return embeddings
+
+    def deeper(self, tokens: int, images: Sequence[PlacedImage]) -> dict[str, Any]:
+        """What the language model gets of a flat batch for its deeper layers, by the names of its arguments.
+
+        Args:
+            tokens: of the batch.
+            images: in the batch.
         """
         import torch
 
-        # Placeholders may have no embedding of their own.
-        ids = token_ids.clone()
-        merged: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for image, start, rows in images:
-            first, last = np.searchsorted(image.positions, (start, start + len(rows)))
-            index = torch.from_numpy(image.positions[first:last].astype(np.int64) + (rows.start - start))
-            index = index.to(ids.device)
-            ids[0, index] = 0
-            merged.append((index, self.features(image)[first:last]))
-        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids).clone()
-        for index, features in merged:
-            embeddings[0, index] = features.to(embeddings.dtype)
-        return embeddings
+        layers = len(self.features(images[0].image).deeper) if images else 0
+        if not layers:
+            return {}
+        mask = torch.zeros(1, tokens, dtype=torch.bool, device=self._model.device)
+        added: list[list[torch.Tensor]] = [[] for _ in range(layers)]
+        for placed in sorted(images, key=lambda placed: (placed.rows.start, placed.image.positions[0])):
+            rows, part = placed.part(mask.device)
+            mask[0, rows] = True
+            for layer, features in zip(added, self.features(placed.image).deeper, strict=True):
+                layer.append(features[part])
+        return {"visual_pos_masks": mask, "deepstack_visual_embeds": [torch.cat(layer) for layer in added]}
+
+    @contextmanager
+    def in_deeper_layers(self, tokens: int, images: Sequence[PlacedImage]) -> Iterator[None]:
+        """Give the language model, when it is called, what `deeper` says of a batch."""
+        deeper = self.deeper(tokens, images)
+        if not deeper:
+            yield
+            return
+        hook = self._model.get_decoder().register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, **deeper}), with_kwargs=True
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def positions(
         self, counted: Sequence[int], grids: Sequence[tuple[GridPositions, int, range]]
@@ -176,8 +240,8 @@ class ImageEncoder:
         return positions
 
 
-def image_features(model: Any, inputs: Any) -> torch.Tensor:
-    """What a model's vision part makes of one image, ``[features, hidden]``.
+def image_features(model: Any, inputs: Any) -> ImageFeatures:
+    """What a model's vision part makes of one image.
 
     Args:
         model: of transformers, with ``get_image_features``.
@@ -188,8 +252,16 @@ def image_features(model: Any, inputs: Any) -> torch.Tensor:
     tensors = {name: torch.from_numpy(np.asarray(value)).to(model.device) for name, value in inputs.items()}
     tensors = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     output = model.get_image_features(**tensors)
-    # From transformers 5 on an output object; one tensor per image, or one of all.
-    features = getattr(output, "pooler_output", output)
-    if not isinstance(features, torch.Tensor):
-        features = torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
-    return features.reshape(-1, features.shape[-1])
+    # From transformers 5 on an output object.
+    embeddings = _joined(getattr(output, "pooler_output", output))
+    return ImageFeatures(
+        embeddings, tuple(_joined(layer) for layer in getattr(output, "deepstack_features", None) or ())
+    )
+
+
+def _joined(features: Any) -> torch.Tensor:
+    """``[features, hidden]`` of one tensor per image, or of one of all."""
+    import torch
+
+    parts = [features] if isinstance(features, torch.Tensor) else features
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

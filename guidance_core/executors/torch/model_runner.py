@@ -23,7 +23,7 @@ from transformers import (
 from guidance_core.config import LoraSettings, TorchSettings
 from guidance_core.executors.torch import attention, image_check, self_check
 from guidance_core.executors.torch.attention_plan import AttentionPlan, Span
-from guidance_core.executors.torch.images import ImageEncoder
+from guidance_core.executors.torch.images import ImageEncoder, PlacedImage
 from guidance_core.executors.torch.kv_cache import KVCache
 from guidance_core.executors.torch.lora import AdaptedLayers, adaptable_layers
 from guidance_core.executors.torch.lora_file import BadAdapter, LayerDelta, read_adapter
@@ -151,11 +151,16 @@ class ModelRunner:
             for segment, begin in zip(segments, first, strict=True)
             if segment.lora is not None
         ]
+        images = [
+            PlacedImage(image, segment.start, range(begin, begin + len(segment.token_ids)))
+            for segment, begin in zip(segments, first, strict=True)
+            for image in segment.images
+        ]
         token = attention.current_plan.set(plan)
         try:
-            with self._adapted.applied(adapted, self.device):
+            with self._adapted.applied(adapted, self.device), self._images.in_deeper_layers(len(ids), images):
                 output = self._model(
-                    **self._inputs(ids, segments, first),
+                    **self._inputs(ids, images),
                     position_ids=self._positions(positions, segments, first),
                     past_key_values=self._cache,
                     use_cache=True,
@@ -166,24 +171,19 @@ class ModelRunner:
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
 
-    def _inputs(self, ids: list[int], segments: Sequence[Segment], first: Sequence[int]) -> dict[str, torch.Tensor]:
-        """What the model gets of a flat batch: token ids, or embeddings where there are images among them.
-
-        Args:
-            ids: of the batch.
-            segments: that make it up.
-            first: where in the batch each begins.
-        """
+    def _inputs(self, ids: list[int], images: Sequence[PlacedImage]) -> dict[str, torch.Tensor]:
+        """What the model gets of a flat batch: token ids, or embeddings where there are images among them."""
         token_ids = torch.tensor([ids], device=self.device)
-        images = [
-            (image, segment.start, range(begin, begin + len(segment.token_ids)))
-            for segment, begin in zip(segments, first, strict=True)
-            for image in segment.images
-        ]
         return {"inputs_embeds": self._images.embed(token_ids, images)} if images else {"input_ids": token_ids}
 
     def _positions(self, counted: Sequence[int], segments: Sequence[Segment], first: Sequence[int]) -> torch.Tensor:
-        """Where the tokens of a flat batch stand, as the model takes it; arguments as of `_inputs`."""
+        """Where the tokens of a flat batch stand, as the model takes it.
+
+        Args:
+            counted: positions of the tokens, each in its own sequence.
+            segments: that make the batch up.
+            first: where in the batch each begins.
+        """
         grids = [
             (segment.grid, segment.start, range(begin, begin + len(segment.token_ids)))
             for segment, begin in zip(segments, first, strict=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ class Served:
         self.images = ImageProcessor.from_folder(folder, trust_remote_code=False)
         self.processor = load_processor(folder, AutoConfig.from_pretrained(folder), trust_remote_code=False)
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        message = {"role": "user", "content": [{"type": "image"}]}
+        rendered = self.processor.tokenizer.apply_chat_template([message], tokenize=False)
+        self.image = rendered.removeprefix("<|user|>").removesuffix("</s>")
         self._keys = iter(range(10**6))
 
     def another_engine(self, **options: Any) -> Engine:
@@ -43,7 +48,7 @@ class Served:
         return engine
 
     def request(self, text: str, *seeds: int, n: int = 1, **sizes: int) -> GenerationRequest:
-        ids, images = tuple(self.images.encode(text)), ()
+        ids, images = tuple(self.images.encode(text.replace("IMAGE", self.image))), ()
         if seeds:
             ids, images = self.images.place(ids, [self.images.process(picture(seed, **sizes)) for seed in seeds])
         sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True, n=n)
@@ -70,112 +75,114 @@ class Served:
     def expected(self, text: str, *seeds: int, **sizes: int) -> list[int]:
         """What transformers answers."""
         pictures = [picture(seed, **sizes) for seed in seeds] or None
+        text = text.replace("IMAGE", self.image)
         inputs = self.processor(text=text, images=pictures, return_tensors="pt", add_special_tokens=False)
         self.model.generation_config.eos_token_id = None
         output = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         return output[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return Served(vision_models.save_llava(tmp_path_factory.mktemp("llava")))
+@pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return Served(getattr(vision_models, f"save_{request.param}")(tmp_path_factory.mktemp(request.param)))
 
 
-def test_an_image_is_answered_as_transformers_does(llava: Served) -> None:
-    text = "<|user|>What is <image> this?</s><|assistant|>"
-    assert llava.answers(llava.request(text, 1)) == [llava.expected(text, 1)]
+def test_an_image_is_answered_as_transformers_does(served: Served) -> None:
+    text = "<|user|>What is IMAGE this?</s><|assistant|>"
+    assert served.answers(served.request(text, 1)) == [served.expected(text, 1)]
 
 
-def test_the_answer_depends_on_the_image(llava: Served) -> None:
-    text = "<image>?"
-    one, other = llava.answers(llava.request(text, 1), llava.request(text, 2))
+def test_the_answer_depends_on_the_image(served: Served) -> None:
+    text = "IMAGE?"
+    one, other = served.answers(served.request(text, 1), served.request(text, 2))
     assert one != other
-    assert [one, other] == [llava.expected(text, 1), llava.expected(text, 2)]
+    assert [one, other] == [served.expected(text, 1), served.expected(text, 2)]
 
 
-def test_several_images_keep_their_order(llava: Served) -> None:
-    text = "a <image> b <image><image> c"
-    assert llava.answers(llava.request(text, 1, 2, 3)) == [llava.expected(text, 1, 2, 3)]
-    assert llava.expected(text, 1, 2, 3) != llava.expected(text, 3, 2, 1)
+def test_several_images_keep_their_order(served: Served) -> None:
+    text = "a IMAGE b IMAGEIMAGE c"
+    assert served.answers(served.request(text, 1, 2, 3)) == [served.expected(text, 1, 2, 3)]
+    assert served.expected(text, 1, 2, 3) != served.expected(text, 3, 2, 1)
 
 
-def test_images_and_texts_share_a_batch(llava: Served) -> None:
+def test_images_and_texts_share_a_batch(served: Served) -> None:
     prompts: list[tuple[str, tuple[int, ...]]] = [
         ("Just text.", ()),
-        ("<image>", (4,)),
+        ("IMAGE", (4,)),
         ("More text than before, so that it is a chunk of its own.", ()),
-        ("x <image> y <image>", (5, 4)),
+        ("x IMAGE y IMAGE", (5, 4)),
     ]
-    together = llava.answers(*(llava.request(text, *seeds) for text, seeds in prompts))
-    assert together == [llava.expected(text, *seeds) for text, seeds in prompts]
+    together = served.answers(*(served.request(text, *seeds) for text, seeds in prompts))
+    assert together == [served.expected(text, *seeds) for text, seeds in prompts]
 
 
 @pytest.mark.parametrize("chunk", [16, 21])
-def test_a_chunk_of_a_prompt_may_end_inside_an_image(llava: Served, chunk: int) -> None:
-    engine = llava.another_engine(
+def test_a_chunk_of_a_prompt_may_end_inside_an_image(served: Served, chunk: int) -> None:
+    engine = served.another_engine(
         device="cpu", dtype="float32", max_batch_size=2, num_threads=1, max_num_tokens=chunk, prefix_cache=False
     )
-    text = "a <image> b <image> c"
-    assert llava.answers(llava.request(text, 1, 2), engine=engine) == [llava.expected(text, 1, 2)]
+    text = "a IMAGE b IMAGE c"
+    assert served.answers(served.request(text, 1, 2), engine=engine) == [served.expected(text, 1, 2)]
 
 
-def test_a_prefix_with_the_same_image_is_not_run_again(llava: Served) -> None:
-    text = "<image> first question"
-    llava.answers(llava.request(text, 7))
+def test_a_prefix_with_the_same_image_is_not_run_again(served: Served) -> None:
+    text = "IMAGE first question"
+    served.answers(served.request(text, 7))
     text += " and a second one"
-    assert llava.answers(llava.request(text, 7)) == [llava.expected(text, 7)]
-    assert llava.cached[0] == 16 + len(" first question")
+    assert served.answers(served.request(text, 7)) == [served.expected(text, 7)]
+    assert served.cached[0] == len(served.request("IMAGE first question", 7).prompt_ids)
 
 
-def test_another_image_in_the_same_place_is_not_taken_from_the_cache(llava: Served) -> None:
-    text = "Look here: <image> what is it?"
-    llava.answers(llava.request(text, 8))
-    assert llava.answers(llava.request(text, 9)) == [llava.expected(text, 9)]
-    assert llava.cached[0] == len("Look here: ")
+def test_another_image_in_the_same_place_is_not_taken_from_the_cache(served: Served) -> None:
+    text = "Look here: IMAGE what is it?"
+    served.answers(served.request(text, 8))
+    assert served.answers(served.request(text, 9)) == [served.expected(text, 9)]
+    assert served.cached[0] == served.request(text, 9).images[0].positions[0]
 
 
-def test_placeholders_without_an_image_are_not_taken_for_one(llava: Served) -> None:
-    with_image = llava.request("<image> what?", 10)
-    placeholders_only = llava.request("<image>" * 16 + " what?")
-    assert with_image.prompt_ids == placeholders_only.prompt_ids
-    one, other = llava.answers(with_image), llava.answers(placeholders_only)
+def test_placeholders_without_an_image_are_not_taken_for_one(served: Served) -> None:
+    with_image = served.request("IMAGE what?", 10)
+    placeholders_only = replace(with_image, images=())
+    one, other = served.answers(with_image), served.answers(placeholders_only)
     assert one != other
-    assert llava.cached[0] == 0
+    assert served.cached[0] == with_image.images[0].positions[0]
 
 
-def test_choices_share_one_run_of_the_image(llava: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_share_one_run_of_the_image(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     features = images.image_features
     monkeypatch.setattr(images, "image_features", lambda *args: runs.append(1) or features(*args))
-    text = "Three times <image>"
-    assert llava.answers(llava.request(text, 11, n=3)) == [llava.expected(text, 11)]
+    text = "Three times IMAGE"
+    assert served.answers(served.request(text, 11, n=3)) == [served.expected(text, 11)]
     assert len(runs) == 1
 
 
-def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(llava: Served) -> None:
-    request = llava.request("<image>", 12)
+def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(served: Served) -> None:
+    request = served.request("IMAGE", 12)
     pixels = weakref.ref(request.images[0].inputs["pixel_values"])
-    llava.engine.submit(10**6, request)
+    served.engine.submit(10**6, request)
     del request
-    llava.engine.step()
+    served.engine.step()
     gc.collect()
     assert pixels() is None
-    llava.engine.abort(10**6)
+    served.engine.abort(10**6)
 
 
-def test_images_of_many_tiles_and_tokens_between_them(tmp_path: Path) -> None:
-    idefics = Served(vision_models.save_idefics3(tmp_path))
-    text = "Compare <image> with <image> now"
-    for sizes in ({"width": 100, "height": 40}, {"width": 20, "height": 20}):
-        assert idefics.answers(idefics.request(text, 1, 2, **sizes)) == [idefics.expected(text, 1, 2, **sizes)]
-    wide, high = (idefics.request("<image>", 1, **sizes) for sizes in ({"width": 100}, {"height": 100}))
-    assert len(wide.prompt_ids) != len(high.prompt_ids)
-
-
-def test_images_of_any_size(tmp_path: Path) -> None:
-    served = Served(vision_models.save_llava_next(tmp_path))
-    text = f"Compare {served.images.token} with {served.images.token} now"
-    for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}):
+@pytest.mark.parametrize(
+    "save",
+    [
+        vision_models.save_llava_next,
+        vision_models.save_idefics3,
+        vision_models.save_smolvlm,
+        vision_models.save_internvl,
+        vision_models.save_qwen2_vl,
+        vision_models.save_qwen3_vl,
+    ],
+)
+def test_images_of_any_size(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    served = Served(save(tmp_path))
+    text = "Compare IMAGE with IMAGE now"
+    for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}, {"width": 20, "height": 20}):
         assert served.answers(served.request(text, 1, 2, **sizes)) == [served.expected(text, 1, 2, **sizes)]
 
 
@@ -184,13 +191,3 @@ def test_a_model_whose_image_tokens_see_each_other_serves_text_only(tmp_path: Pa
     _, ready = prepare(Load(vision_models.save_gemma3(tmp_path), settings))
     assert ready.no_images is not None
     assert "see what comes after them" in ready.no_images
-
-
-def test_qwen(tmp_path: Path) -> None:
-    for save in (vision_models.save_qwen2_vl, vision_models.save_qwen2_5_vl):
-        served = Served(save(tmp_path / save.__name__))
-        text = (
-            "Compare <|vision_start|><|image_pad|><|vision_end|> with <|vision_start|><|image_pad|><|vision_end|> now"
-        )
-        for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}):
-            assert served.answers(served.request(text, 1, 2, **sizes)) == [served.expected(text, 1, 2, **sizes)]
