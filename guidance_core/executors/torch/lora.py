@@ -8,6 +8,7 @@ batch without one runs the very same code as a model without any.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from guidance_core.executors.torch.linear_layers import linear_calls, linear_layers, weight_of
 from guidance_core.executors.torch.lora_file import LayerDelta
 
 
@@ -45,20 +46,14 @@ def adaptable_layers(model: Any, run: Callable[[], object], tokens: int) -> dict
         tokens: how many ``run`` feeds it.
     """
     output = model.get_output_embeddings()
-    names = {m: n for n, m in model.named_modules() if type(m) in (nn.Linear, Conv1D) and m is not output}
-    rows: dict[nn.Module, list[int]] = {module: [] for module in names}
-
-    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        rows[layer].append(inputs[0].numel() // inputs[0].shape[-1])
-
-    hooks = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: _features(module) for module, name in names.items() if rows[module] == [tokens]}
+    rows: dict[nn.Module, list[int]] = defaultdict(list)
+    for layer, x, _ in linear_calls(model, run):
+        rows[layer].append(x.numel() // x.shape[-1])
+    return {
+        name: (weight_of(layer).shape[1], weight_of(layer).shape[0])
+        for layer, name in linear_layers(model).items()
+        if layer is not output and rows[layer] == [tokens]
+    }
 
 
 class AdaptedLayers:
@@ -118,10 +113,3 @@ def _index(parts: Sequence[range], device: torch.device) -> torch.Tensor | slice
     if all(a.stop == b.start for a, b in itertools.pairwise(ordered)):
         return slice(ordered[0].start, ordered[-1].stop)
     return torch.tensor([row for part in ordered for row in part], device=device)
-
-
-def _features(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, Conv1D):
-        return layer.weight.shape[0], layer.weight.shape[1]
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features, layer.out_features

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+
+from guidance_core.executors.torch.linear_layers import LinearLayer, linear_calls, weight_of
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -42,7 +42,7 @@ def pack_linear_layers(model: nn.Module, run: Callable[[], object]) -> None:
         for name, child in parent.named_children():
             owners.setdefault(child, []).append((parent, name))
     for layers in _siblings(model, run):
-        product = _Product([_weight(layer) for layer in layers], [layer.bias for layer in layers])
+        product = _Product([weight_of(layer) for layer in layers], [layer.bias for layer in layers])
         for index, layer in enumerate(layers):
             layer.register_parameter("weight", None)
             for parent, name in owners[layer]:
@@ -96,29 +96,12 @@ class _Product:
         return product
 
 
-def _siblings(model: nn.Module, run: Callable[[], object]) -> list[list[nn.Linear | Conv1D]]:
+def _siblings(model: nn.Module, run: Callable[[], object]) -> list[list[LinearLayer]]:
     """The linear layers that ``run`` calls, those together that read the same tensor, in the order of the calls."""
-    calls: list[tuple[nn.Linear | Conv1D, torch.Tensor, int]] = []
-
-    def note(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls.append((layer, inputs[0], inputs[0]._version))
-
-    # Subclasses stay as they are: what they compute is theirs to know.
-    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if type(m) in (nn.Linear, Conv1D)]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    calls = linear_calls(model, run)
     times = Counter(layer for layer, _, _ in calls)
-    groups: dict[object, list[nn.Linear | Conv1D]] = {}
+    groups: dict[object, list[LinearLayer]] = {}
     for layer, x, version in calls:
         same_input = (id(x), version, layer.bias is None) if times[layer] == 1 else layer
         groups.setdefault(same_input, []).append(layer)
     return [list(dict.fromkeys(layers)) for layers in groups.values()]
-
-
-def _weight(layer: nn.Linear | Conv1D) -> torch.Tensor:
-    """``[out_features, in_features]``; a `Conv1D` (GPT-2) keeps it the other way round."""
-    return layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
