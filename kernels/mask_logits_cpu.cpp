@@ -3,12 +3,15 @@
 // There are no intrinsics: inner loops have a fixed number of lanes and no branch, so that the compiler makes them
 // vector instructions of any width. Nothing here allocates, throws or keeps state.
 //
-// What masking must cost is reading the mask and writing what it forbids:
-//  - 64 words of a mask that allow everything are one comparison, and no logit is touched.
-//  - A word that forbids everything is stored over; its logits are not read.
-//  - A word of both kinds is read, blended and written. Stores under a mask, which need not read, are up to 1.9 times as
-//    slow outside the nearer caches (AMD EPYC with AVX-512); a store per zero mispredicts, even where zeros are few.
-// 32 rows of 49,152 logits then take about what filling the same memory takes, on one thread. There are no others: rows
+// What masking must cost is reading the mask and writing what it forbids. What it would cost besides is wrong guesses of
+// branches, as where a mask forbids something cannot be foretold: each one also keeps the next logits from being fetched
+// ahead. So a block of 64 words of a mask takes one of three ways, chosen by what changes seldom from block to block:
+//  - All of its words allow everything: one comparison, and no logit is touched.
+//  - Some do. The others are sorted by a bit each: where one token is forbidden, its logit is stored over; where all are,
+//    all are; what is left is read, blended and written. A loop over the zeros of each word instead, as other kernels have
+//    it, guesses wrong at every second word.
+//  - Few or none do: all are blended, one after the other, but runs that forbid everything are stored over.
+// 32 rows of 49,152 logits then take at most what filling the same memory takes, on one thread. There are no others: rows
 // are few, and PyTorch's threads may still be spinning on the other cores.
 //
 // Rows are unaligned in general (odd vocabularies), and memory from elsewhere may be aligned to less than its type.
@@ -30,6 +33,8 @@ struct __attribute__((packed, may_alias)) Place {
 
 constexpr int kWordTokens = 32;
 constexpr int kBlockWords = 64;
+constexpr int kSomeWords = 14;
+constexpr int kRunWords = 8;
 constexpr std::uint32_t kAll = 0xffffffffu;
 
 template <int kWords>
@@ -39,22 +44,65 @@ inline bool allows_all(const Word* mask) {
     return common == kAll;
 }
 
-// Overwrite what some words forbid of their tokens, looking ever closer where something is forbidden.
-template <int kWords, typename Bits>
-inline void mask_words(Place<Bits>* logits, const Word* mask, Bits minus_infinity) {
-    if (allows_all<kWords>(mask)) return;
-    if constexpr (kWords > 1) {
-        constexpr int kPart = kWords / 8;
-        for (int i = 0; i < kWords; i += kPart) {
-            mask_words<kPart, Bits>(logits + i * kWordTokens, mask + i, minus_infinity);
+template <int kWords>
+inline bool allows_none(const Word* mask) {
+    std::uint32_t any = 0;
+    for (int i = 0; i < kWords; ++i) any |= mask[i];
+    return any == 0;
+}
+
+template <typename Bits>
+inline __attribute__((always_inline)) void mask_word(Place<Bits>* logits, std::uint32_t allowed, Bits minus_infinity) {
+    for (int i = 0; i < kWordTokens; ++i) {
+        const Bits keep = static_cast<Bits>(-static_cast<Bits>(allowed >> i & 1));
+        logits[i].bits = static_cast<Bits>((logits[i].bits & keep) | (minus_infinity & ~keep));
+    }
+}
+
+// A bit for each of 64 words: whether something is true of it.
+template <typename Test>
+inline __attribute__((always_inline)) std::uint64_t words_where(const Word* mask, Test test) {
+    std::uint32_t low = 0, high = 0;
+    for (int i = 0; i < 32; ++i) low |= test(mask[i]) ? 1u << i : 0u;
+    for (int i = 0; i < 32; ++i) high |= test(mask[32 + i]) ? 1u << i : 0u;
+    return low | static_cast<std::uint64_t>(high) << 32;
+}
+
+template <typename Bits>
+inline void forbid_words(Place<Bits>* logits, int words, Bits minus_infinity) {
+    for (int i = 0; i < words * kWordTokens; ++i) logits[i].bits = minus_infinity;
+}
+
+template <typename Bits>
+inline void mask_block(Place<Bits>* logits, const Word* mask, Bits minus_infinity) {
+    if (allows_all<kBlockWords>(mask)) return;
+    const std::uint64_t allowed = words_where(mask, [](std::uint32_t word) { return word == kAll; });
+    if (__builtin_popcountll(allowed) < kSomeWords) {
+        for (int word = 0; word < kBlockWords; word += kRunWords) {
+            if (allows_none<kRunWords>(mask + word)) {
+                forbid_words<Bits>(logits + word * kWordTokens, kRunWords, minus_infinity);
+                continue;
+            }
+            for (int i = word; i < word + kRunWords; ++i) {
+                mask_word<Bits>(logits + i * kWordTokens, mask[i], minus_infinity);
+            }
         }
-    } else if (const std::uint32_t allowed = *mask; allowed == 0) {
-        for (int i = 0; i < kWordTokens; ++i) logits[i].bits = minus_infinity;
-    } else {
-        for (int i = 0; i < kWordTokens; ++i) {
-            const Bits keep = static_cast<Bits>(-static_cast<Bits>(allowed >> i & 1));
-            logits[i].bits = static_cast<Bits>((logits[i].bits & keep) | (minus_infinity & ~keep));
-        }
+        return;
+    }
+    // A word whose lowest zero is filled allows everything if that was the only one, or there was none.
+    std::uint64_t single = words_where(mask, [](std::uint32_t word) { return (word | (word + 1)) == kAll; }) & ~allowed;
+    std::uint64_t forbidden = words_where(mask, [](std::uint32_t word) { return word == 0; });
+    std::uint64_t mixed = ~(allowed | single | forbidden);
+    for (; single != 0; single &= single - 1) {
+        const int word = __builtin_ctzll(single);
+        logits[word * kWordTokens + __builtin_ctz(~mask[word])].bits = minus_infinity;
+    }
+    for (; forbidden != 0; forbidden &= forbidden - 1) {
+        forbid_words<Bits>(logits + __builtin_ctzll(forbidden) * kWordTokens, 1, minus_infinity);
+    }
+    for (; mixed != 0; mixed &= mixed - 1) {
+        const int word = __builtin_ctzll(mixed);
+        mask_word<Bits>(logits + word * kWordTokens, mask[word], minus_infinity);
     }
 }
 
@@ -63,9 +111,11 @@ void mask_row(Place<Bits>* logits, const Word* mask, Index vocabulary, Index wor
     const Index whole = words < vocabulary / kWordTokens ? words : vocabulary / kWordTokens;
     Index word = 0;
     for (; word + kBlockWords <= whole; word += kBlockWords) {
-        mask_words<kBlockWords, Bits>(logits + word * kWordTokens, mask + word, minus_infinity);
+        mask_block<Bits>(logits + word * kWordTokens, mask + word, minus_infinity);
     }
-    for (; word < whole; ++word) mask_words<1, Bits>(logits + word * kWordTokens, mask + word, minus_infinity);
+    for (; word < whole; ++word) {
+        if (mask[word] != kAll) mask_word<Bits>(logits + word * kWordTokens, mask[word], minus_infinity);
+    }
     Index token = whole * kWordTokens;
     if (whole < words) {
         const std::uint32_t last = mask[whole];
@@ -202,13 +252,6 @@ struct Best {
         look_at(logits, above, first);
     }
 };
-
-template <int kWords>
-inline bool allows_none(const Word* mask) {
-    std::uint32_t any = 0;
-    for (int i = 0; i < kWords; ++i) any |= mask[i];
-    return any == 0;
-}
 
 Best best_allowed(const Logit* logits, const Word* mask, Index vocabulary, Index words) {
     constexpr int kSkipped = 8;

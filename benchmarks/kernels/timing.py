@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from random import Random
 from statistics import median
 
 import torch
@@ -12,7 +13,9 @@ _CALLS_PER_GRAPH = 20
 
 
 def cpu_seconds(calls: list[Callable[[], object]], budget: float) -> list[float]:
-    """Median of each, one call of each in turn, so that what else the machine does meets all alike.
+    """Median of each, rounds of one call each, so that what else the machine does meets all alike.
+
+    The order is drawn anew for each round: else each would always find the caches as one other leaves them.
 
     Args:
         calls: at least one.
@@ -21,9 +24,12 @@ def cpu_seconds(calls: list[Callable[[], object]], budget: float) -> list[float]
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
+    turns = list(zip(calls, times, strict=True))
+    random = Random(0)
     end = time.perf_counter() + budget
     while len(times[0]) < 5 or time.perf_counter() < end:
-        for call, taken in zip(calls, times, strict=True):
+        random.shuffle(turns)
+        for call, taken in turns:
             start = time.perf_counter()
             call()
             taken.append(time.perf_counter() - start)
