@@ -52,7 +52,7 @@ class SomeSlots:
         self._runner, self._first = runner, first
         self.num_slots = count
         self.vocab_size, self.max_model_len = runner.vocab_size, runner.max_model_len
-        self.eos_token_ids = runner.eos_token_ids
+        self.eos_token_ids, self.whole_images = runner.eos_token_ids, runner.whole_images
 
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
         """As `ModelRunner.forward`."""

@@ -96,6 +96,8 @@ def _save(
     model = AutoModelForImageTextToText.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.any() and parameter.dim() > 1:
+                parameter.normal_(std=0.02)  # Gemma 3's projector begins with zeros
             if parameter.dim() > 1:
                 parameter.mul_(6)
     model.save_pretrained(folder)
@@ -155,19 +157,26 @@ def save_llava_next(folder: Path) -> Path:
 
 
 def save_gemma3(folder: Path) -> Path:
-    """Gemma 3: the tokens of an image see each other."""
+    """Gemma 3: the 16 tokens of an image see each other, in layers with a window that is shorter, too."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     words = tokenizer(folder, list(named.values()), **named)
     processor = transformers.Gemma3Processor(
         transformers.Gemma3ImageProcessorPil(size={"height": _SIDE, "width": _SIDE}),
         words,
-        image_seq_length=4,
+        image_seq_length=16,
         chat_template=words.chat_template,
     )
     config = transformers.Gemma3Config(
         vision_config=transformers.SiglipVisionConfig(**_VISION),
-        text_config=transformers.Gemma3TextConfig(vocab_size=len(words), head_dim=16, **_TEXT),
-        mm_tokens_per_image=4,
+        text_config=transformers.Gemma3TextConfig(
+            vocab_size=len(words),
+            head_dim=16,
+            query_pre_attn_scalar=4,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            **_TEXT,
+        ),
+        mm_tokens_per_image=16,
         image_token_index=words.image_token_id,
         boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),

@@ -150,7 +150,7 @@ def _pays_by_key_head(chunk: Span) -> bool:
     Measured on 2 cores with AVX512-BF16, 3 to 8 key heads and 1 to 4 query heads for each: from 64 tokens on 1.2 to 2.7
     times as fast as PyTorch's attention up to 256 tokens and 512 keys; with 2,048 keys half as fast.
     """
-    return chunk.length >= 64 and chunk.length * chunk.end <= 256 * 512
+    return chunk.length >= 64 and chunk.length * chunk.end <= 256 * 512 and not chunk.blocks
 
 
 def _attend_by_key_head(

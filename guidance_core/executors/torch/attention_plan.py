@@ -32,11 +32,14 @@ class Span:
         slot: where the sequence's keys and values are.
         start: position of the first token.
         length: how many tokens.
+        blocks: first and end positions of those of them that see each other, such as an image's; the others see what
+            is before them.
     """
 
     slot: int
     start: int
     length: int
+    blocks: tuple[tuple[int, int], ...] = ()
 
     @property
     def end(self) -> int:
@@ -180,14 +183,14 @@ class AttentionPlan:
     Attributes:
         order: indices of the spans, as they follow one another in the flat batch.
         groups: those of few tokens, first in the batch.
-        chunks: those of many tokens, after them.
+        chunks: those of many tokens, or with blocks, after them.
     """
 
     def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
         """Plan a pass over these spans, all of different slots."""
-        single = [i for i, span in enumerate(spans) if span.length == 1]
-        short = [i for i, span in enumerate(spans) if 1 < span.length <= _MOST_QUERIES]
-        chunks = [i for i, span in enumerate(spans) if span.length > _MOST_QUERIES]
+        single = [i for i, span in enumerate(spans) if span.length == 1 and not span.blocks]
+        short = [i for i, span in enumerate(spans) if 1 < span.length <= _MOST_QUERIES and not span.blocks]
+        chunks = [i for i, span in enumerate(spans) if span.length > _MOST_QUERIES or span.blocks]
         groups = [*_cut_by_length(single, spans), *_cut_by_length(short, spans)]
         self.order = [*itertools.chain.from_iterable(groups), *chunks]
         self.groups = [Group([spans[i] for i in group], device) for group in groups]
@@ -208,7 +211,7 @@ class AttentionPlan:
         Keys begin where the chunk's first token sees its first one: at `first_key`.
         """
         if (chunk, window) not in self._masks:
-            plain = chunk.start == 0 and (window is None or chunk.length <= window)
+            plain = chunk.start == 0 and (window is None or chunk.length <= window) and not chunk.blocks
             self._masks[chunk, window] = None if plain else self._make_mask(chunk, window)
         return self._masks[chunk, window]
 
@@ -216,6 +219,8 @@ class AttentionPlan:
         queries = torch.arange(chunk.start, chunk.end, device=self._device)[:, None]
         keys = torch.arange(first_key(chunk.start, window), chunk.end, device=self._device)
         mask = keys <= queries
+        for first, end in chunk.blocks:
+            mask |= (queries >= first) & (queries < end) & (keys >= first) & (keys < end)
         return mask if window is None else mask & (keys > queries - window)
 
 

@@ -41,6 +41,7 @@ class Runner(Protocol):
     max_model_len: int
     num_slots: int
     eos_token_ids: tuple[int, ...]
+    whole_images: bool
 
     def forward(self, segments: Rows[Segment]) -> torch.Tensor:
         """See `ModelRunner.forward`."""
@@ -94,7 +95,7 @@ class Engine:
         self._guidance = guidance
         self._adapters = adapters
         self._slots = Slots(runner.num_slots, runner.max_model_len, share=settings.prefix_cache)
-        self._scheduler = Scheduler(self._slots, settings.max_num_tokens)
+        self._scheduler = Scheduler(self._slots, settings.max_num_tokens, whole_images=runner.whole_images)
         self._eos = tuple(token for token in runner.eos_token_ids if token < runner.vocab_size)
         self._compiling: deque[tuple[int, GenerationRequest]] = deque()
         self._sequences: dict[int, dict[int, Sequence]] = {}

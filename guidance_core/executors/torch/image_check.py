@@ -1,9 +1,8 @@
 """Can the images of a loaded model be run rightly? Asked once, as `self_check` asks it of the text.
 
 The model's own forward pass on a text with two images says what its language model gets: embeddings, positions, masks.
-The runner hands over the embeddings with positions that count up, or with `GridPositions`, under a causal mask, and
-features for deeper layers where there are some, so anything else is a reason to refuse: image tokens that see each other
-(Gemma 3), say.
+The runner hands over the embeddings, features for deeper layers where there are some, positions that count up or
+`GridPositions`, and a causal mask, in which the tokens of an image may see each other. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +32,19 @@ _HALF_TOLERANCE = 0.05
 """The same in half precision."""
 
 
-def check_images(model: Any, processor: ImageProcessor) -> None:
+class ImageSupport(NamedTuple):
+    """How a model takes images.
+
+    Attributes:
+        refusal: why it takes none, for the end of a sentence; None where it does.
+        whole: whether the tokens of an image see each other.
+    """
+
+    refusal: str | None
+    whole: bool = False
+
+
+def check_images(model: Any, processor: ImageProcessor) -> bool:
     """Compare what the model's language model gets with what the runner would give it.
 
     Leaves the language model with an attention implementation of its own: set the one to use afterwards.
@@ -42,13 +53,17 @@ def check_images(model: Any, processor: ImageProcessor) -> None:
         model: of transformers, with ``get_image_features``.
         processor: the model's.
 
+    Returns:
+        Whether the tokens of an image see each other, and not only what comes before them.
+
     Raises:
         ValueError: they differ; the message says in what.
     """
     images = probe_images()
     text = f"a{processor.token}b {processor.token}c"
     inputs = _tensors(model, processor.together(text, images))
-    token_ids, placed = processor.place(processor.encode(text), [processor.process(image) for image in images])
+    processed = [processor.process(image) for image in images]
+    token_ids, placed = processor.place(processor.encode(text), processed)
     if set(inputs) - TEXT_INPUTS != set(placed[0].inputs):
         raise ValueError("its processor gives other inputs for two images than for one")
     with torch.no_grad():
@@ -57,11 +72,19 @@ def check_images(model: Any, processor: ImageProcessor) -> None:
         _check_others(model, seen, len(token_ids), layout)
         _check_positions(model, seen.get("position_ids"), len(token_ids), [image for image, *_ in layout])
         _check_embeddings(model, seen.get("inputs_embeds"), token_ids, layout)
-        _check_masks(model, {name: tensor for name, tensor in inputs.items() if name != "attention_mask"})
+        whole = _check_masks(
+            model,
+            {name: tensor for name, tensor in inputs.items() if name != "attention_mask"},
+            [block for image, *_ in layout for block in image.blocks],
+        )
+    # The scheduler may leave out a prompt's last token, but never one that others see.
+    if whole and any(image.placeholders[-1] == len(image.token_ids) - 1 for image in processed):
+        raise ValueError("its image tokens see each other, and nothing marks their end")
+    return whole
 
 
-def why_no_images(model: Any, folder: Path, *, trust_remote_code: bool) -> str | None:
-    """Why a model takes no images, for the end of a sentence; None where it does.
+def image_support(model: Any, folder: Path, *, trust_remote_code: bool) -> ImageSupport:
+    """Whether and how a model takes images.
 
     Args:
         model: of transformers, with the attention that its own code would use; see `check_images`.
@@ -69,14 +92,14 @@ def why_no_images(model: Any, folder: Path, *, trust_remote_code: bool) -> str |
         trust_remote_code: whether Python code from the folder may run.
     """
     if not hasattr(model, "get_image_features"):
-        return "this model takes text only"
+        return ImageSupport("this model takes text only")
     try:
-        check_images(model, ImageProcessor.from_folder(folder, trust_remote_code=trust_remote_code))
+        processor = ImageProcessor.from_folder(folder, trust_remote_code=trust_remote_code)
+        return ImageSupport(None, whole=check_images(model, processor))
     except Exception as error:  # whatever the model's code raises: its text can be served all the same
         reason = str(error).rstrip(".") or type(error).__name__
         logger.warning("Images are refused: %s cannot be served with them: %s.", type(model).__name__, reason)
-        return f"{type(model).__name__} cannot be served with images: {reason}"
-    return None
+        return ImageSupport(f"{type(model).__name__} cannot be served with images: {reason}")
 
 
 def implementations(model: Any, language: str) -> str | dict[str, str]:
@@ -173,10 +196,14 @@ def _check_close(name: str, expected: torch.Tensor, ours: torch.Tensor, dtype: t
         )
 
 
-def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor], blocks: Sequence[tuple[int, int]]) -> bool:
     tokens = inputs["input_ids"].shape[1]
     positions = torch.arange(tokens, device=model.device)
-    layers: list[bool] = []
+    whole = torch.zeros(tokens, tokens, dtype=torch.bool, device=model.device)
+    for first, end in blocks:
+        whole[first:end, first:end] = True
+    causal_layers: list[bool] = []
+    whole_layers: list[bool] = []
 
     def mask(*, mask_function: Callable[..., torch.Tensor], **_: object) -> torch.Tensor:
         zero = torch.zeros((), dtype=torch.int64, device=model.device)
@@ -192,13 +219,19 @@ def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
         **_: object,
     ) -> tuple[torch.Tensor, None]:
         first = torch.tensor([first_key(position, sliding_window) for position in range(tokens)], device=model.device)
-        allowed = (positions[None] <= positions[:, None]) & (positions[None] >= first[:, None])
-        layers.append(attention_mask is not None and torch.equal(attention_mask[0, 0], allowed))
+        causal, window = positions[None] <= positions[:, None], positions[None] >= first[:, None]
+        for layers, allowed in ((causal_layers, causal & window), (whole_layers, (causal | whole) & window)):
+            layers.append(attention_mask is not None and torch.equal(attention_mask[0, 0], allowed))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
 
     AttentionInterface.register(_NAME, attention)
     AttentionMaskInterface.register(_NAME, mask)
     model.set_attn_implementation(implementations(model, _NAME))
     model(**inputs, use_cache=False)
-    if not layers or not all(layers):
-        raise ValueError("its image tokens see what comes after them, or do not see all that comes before them")
+    if causal_layers and all(causal_layers):
+        return False
+    if whole_layers and all(whole_layers):
+        return True
+    raise ValueError(
+        "its image tokens see neither only what comes before them nor, besides that, each other, within each image"
+    )

@@ -35,15 +35,17 @@ class SequenceImage:
 
     Attributes:
         positions: int32 ``[features]``, rising: of its placeholders in the prompt.
+        blocks: first and end positions of the placeholders that follow one another without a gap.
         inputs: of the vision model.
         key: their SHA-256.
         features: of it, once the vision model has run.
     """
 
-    __slots__ = ("features", "inputs", "key", "positions")
+    __slots__ = ("blocks", "features", "inputs", "key", "positions")
 
     def __init__(self, image: PromptImage) -> None:
         self.positions = image.positions
+        self.blocks = _runs(image.positions)
         self.inputs = image.inputs
         self.key = image.key
         self.features: ImageFeatures | None = None
@@ -56,7 +58,7 @@ class SequenceImage:
         """
         patches = self.inputs.get("image_grid_thw")
         tokens = len(self.positions)
-        if patches is None or self.positions[-1] - self.positions[0] != tokens - 1:
+        if patches is None or len(self.blocks) > 1:
             return None
         times, *sides = np.asarray(patches).reshape(-1).tolist()
         merged = max(1, math.isqrt(math.prod(sides) // tokens))
@@ -66,6 +68,11 @@ class SequenceImage:
     def lies_in(self, start: int, end: int) -> bool:
         """Whether any of its placeholders has a position from ``start`` to below ``end``."""
         return bool(np.searchsorted(self.positions, start) < np.searchsorted(self.positions, end))
+
+
+def _runs(positions: npt.NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
+    gaps = np.flatnonzero(np.diff(positions) > 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(positions, gaps))
 
 
 def prefix_keys(prompt_ids: Sequence[int], images: Sequence[SequenceImage]) -> npt.NDArray[np.int64]:

@@ -55,6 +55,7 @@ class ModelRunner:
         device: where the model is and the logits are.
         dtype: what the model computes in.
         no_images: why the model takes no images; None where it does.
+        whole_images: whether the tokens of an image see each other, so that they are to be run in one step.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ModelRunner:
         self._cache = KVCache(self_check.SLOTS, self_check.LENGTH)
         self._lora = lora
         self._images = ImageEncoder(self._model)
+        self.whole_images = False
         self._adapted = AdaptedLayers(self._model)
         self._adaptable: dict[str, tuple[int, int]] = {}
         try:
@@ -100,7 +102,9 @@ class ModelRunner:
                 self._adaptable = adaptable_layers(
                     self._model, lambda: self_check.reference_logits(self._model, self.device), self_check.LENGTH
                 )
-            self.no_images = image_check.why_no_images(self._model, model_path, trust_remote_code=trust_remote_code)
+            self.no_images, self.whole_images = image_check.image_support(
+                self._model, model_path, trust_remote_code=trust_remote_code
+            )
             self_check.check_masks(self._model, self.max_model_len, self.device)
             self._model.set_attn_implementation(image_check.implementations(self._model, attention.NAME))
             if settings.packed_linear and can_pack(self.device, self.dtype):
@@ -126,7 +130,9 @@ class ModelRunner:
             float32 ``[rows, vocab_size]`` on the device, the caller's to change: in the order of the segments, one row
             for ``last``, one per token for ``all``, none for ``none``.
         """
-        spans = [Span(segment.slot, segment.start, len(segment.token_ids)) for segment in segments]
+        spans = [
+            Span(segment.slot, segment.start, len(segment.token_ids), self._blocks(segment)) for segment in segments
+        ]
         plan = AttentionPlan(spans, self.device)
         ids: list[int] = []
         positions: list[int] = []
@@ -170,6 +176,16 @@ class ModelRunner:
             attention.current_plan.reset(token)
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, rows]
         return logits.float()
+
+    def _blocks(self, segment: Segment) -> tuple[tuple[int, int], ...]:
+        """Which of a segment's tokens see each other; see `Span`."""
+        if not self.whole_images:
+            return ()
+        end = segment.start + len(segment.token_ids)
+        blocks = (block for image in segment.images for block in image.blocks)
+        return tuple(
+            (max(first, segment.start), after) for first, after in blocks if first < end and after > segment.start
+        )
 
     def _inputs(self, ids: list[int], images: Sequence[PlacedImage]) -> dict[str, torch.Tensor]:
         """What the model gets of a flat batch: token ids, or embeddings where there are images among them."""

@@ -48,12 +48,13 @@ class Scheduler:
     Args:
         slots: of the KV cache.
         max_num_tokens: most tokens of one step.
+        whole_images: an image's tokens see each other, so they are run in one step, even if it gets longer than that.
 
     Raises:
         ValueError: a step could not hold one token of every slot.
     """
 
-    def __init__(self, slots: Slots, max_num_tokens: int) -> None:
+    def __init__(self, slots: Slots, max_num_tokens: int, *, whole_images: bool = False) -> None:
         if max_num_tokens <= slots.free:
             raise ValueError(
                 f"torch.max_num_tokens is {max_num_tokens}, which leaves no room for prompts when all "
@@ -64,6 +65,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._max_num_tokens = max_num_tokens
+        self._whole_images = whole_images
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -88,15 +90,15 @@ class Scheduler:
             budget -= self._run(plan, sequence, 1 + budget) - 1
         # The prompts that have been begun, then those that wait, with what is left.
         for sequence in self.running:
-            if sequence.in_prefill and budget:
+            if sequence.in_prefill and budget > 0:
                 budget -= self._run(plan, sequence, budget)
-        if budget and self.slots.free:
+        if budget > 0 and self.slots.free:
             self._admit(plan, budget)
         return plan
 
     def _admit(self, plan: Plan, budget: int) -> None:
         postponed: list[Sequence] = []
-        while self.waiting and budget and self.slots.free > len(postponed):
+        while self.waiting and budget > 0 and self.slots.free > len(postponed):
             sequence = self.waiting.popleft()
             if self._is_worth_waiting(sequence):
                 postponed.append(sequence)
@@ -126,12 +128,11 @@ class Scheduler:
                     return True
         return False
 
-    @staticmethod
-    def _run(plan: Plan, sequence: Sequence, budget: int) -> int:
+    def _run(self, plan: Plan, sequence: Sequence, budget: int) -> int:
         """Add as much of a sequence as fits, and say how many tokens that is."""
         assert sequence.slot is not None
         start = sequence.computed
-        end = start + min(sequence.pending, budget)
+        end = self._beside_images(sequence, start + min(sequence.pending, budget))
         scoring = sequence.first_scoring_position()
         logits: Literal["none", "last", "all"]
         if not sequence.unscored:
@@ -142,7 +143,7 @@ class Scheduler:
         else:
             logits = "all"
             if sequence.scores_prompt and sequence.in_prefill:
-                end = min(end, start + _MAX_SCORED_TOKENS - plan.scored)
+                end = self._beside_images(sequence, min(end, start + _MAX_SCORED_TOKENS - plan.scored))
                 plan.scored += end - start
             if sequence.scored_end < len(sequence.tokens):
                 end = min(end, sequence.scored_end - 1)  # behind it are forced tokens of which no rows are wanted
@@ -154,3 +155,12 @@ class Scheduler:
         )
         plan.work.append(Work(sequence, segment))
         return end - start
+
+    def _beside_images(self, sequence: Sequence, end: int) -> int:
+        """Where a chunk ends that should end at ``end``, but not inside an image that is run as a whole."""
+        if self._whole_images:
+            for image in sequence.images:
+                for first, after in image.blocks:
+                    if first < end < after:
+                        return first if first > sequence.computed else after
+        return end

@@ -39,6 +39,7 @@ class FakeRunner:
         self.num_slots = num_slots
         self.max_model_len = max_model_len
         self.eos_token_ids = (0,)
+        self.whole_images = False
         self.batches: list[list[Segment]] = []
         self.cleared: list[tuple[int, int]] = []
         self.trouble: Callable[[Segment, torch.Tensor], None] | None = None

@@ -17,6 +17,7 @@ MANY_KEYS = [Span(slot, 200 + slot, 1) for slot in (0, 1, 2, 3, 5, 6, 7, 8)]
 FORCED = [Span(0, 0, 12), Span(5, 20, 3), Span(2, 7, 9)]
 CHUNKS = [Span(0, 0, 30), Span(5, 20, 3), Span(2, 7, 19)]
 LONG_CHUNKS = [Span(0, 0, 64), Span(5, 21, 70), Span(2, 7, 1)]
+BLOCKS = [Span(0, 3, 20, ((5, 12), (13, 22))), Span(5, 20, 4, ((21, 24),)), Span(2, 7, 70, ((7, 60),)), Span(1, 6, 1)]
 MIXED = [Span(5, 20, 3), Span(1, 6, 1), Span(0, 0, 22), Span(8, 33, 1), Span(3, 500, 2)]
 
 
@@ -27,7 +28,8 @@ def textbook(query, keys, values, span, scaling, window, softcap, sinks):
         scores = softcap * torch.tanh(scores / softcap)
     for row in range(span.length):
         position = span.start + row
-        scores[:, row, position + 1 :] = -torch.inf
+        block = next((end for first, end in span.blocks if first <= position < end), position + 1)
+        scores[:, row, block:] = -torch.inf
         if window and position - window >= 0:
             scores[:, row, : position - window + 1] = -torch.inf
     weights = scores.exp()
@@ -37,7 +39,9 @@ def textbook(query, keys, values, span, scaling, window, softcap, sinks):
     return torch.einsum("hqk,hkd->qhd", weights / total, values)
 
 
-@pytest.mark.parametrize("spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, FORCED, CHUNKS, LONG_CHUNKS, MIXED], ids=len)
+@pytest.mark.parametrize(
+    "spans", [DECODE, RAGGED, VERY_RAGGED, MANY_KEYS, FORCED, CHUNKS, LONG_CHUNKS, BLOCKS, MIXED], ids=len
+)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dtype"),
     [(4, 2, torch.float32), (3, 3, torch.float32), (4, 2, torch.bfloat16), (3, 3, torch.bfloat16)],

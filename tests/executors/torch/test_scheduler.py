@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from guidance_core.executors.torch.images import SequenceImage
 from guidance_core.executors.torch.scheduler import Plan, Scheduler
 from guidance_core.executors.torch.sequence import Sequence
 from guidance_core.executors.torch.slots import Slots
+from guidance_core.generation import PromptImage
 from tests.executors.torch.fakes import choice
 
 
@@ -43,6 +46,18 @@ def test_a_prompt_is_run_in_chunks_and_samples_after_the_last() -> None:
         [(1, 32, 8, "last")],
         [(1, 40, 1, "last")],
     ]
+
+
+def test_an_image_whose_tokens_see_each_other_is_run_in_one_step() -> None:
+    scheduler = Scheduler(Slots(4, 512, share=True), 16, whole_images=True)
+    sequence = distinct(1, 60)
+    key = bytes(32)
+    sequence.images = tuple(
+        SequenceImage(PromptImage(np.arange(*run, dtype=np.int32), {}, key)) for run in ((10, 20), (20, 40), (50, 60))
+    )
+    scheduler.add(sequence)
+    # Up to the first one, each as a whole, one of them longer than a step, and what is between them.
+    assert [shape(run(scheduler))[0][1:3] for _ in range(5)] == [(0, 10), (10, 10), (20, 20), (40, 10), (50, 10)]
 
 
 def test_who_answers_goes_on_while_a_long_prompt_is_run() -> None:
