@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 def linear_layers(model: nn.Module) -> dict[LinearLayer, str]:
     """The layers with their names. Subclasses are none: what they compute is theirs to know."""
-    return {module: name for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}  # type: ignore[misc]
+    return {module: name for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
 
 
 def linear_calls(model: nn.Module, run: Callable[[], object]) -> list[Call]:

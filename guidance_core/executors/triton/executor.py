@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, RequestError
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
+from guidance_core.executors.proof import Proofs
 from guidance_core.executors.request_limits import (
     check_request,
     check_room,
@@ -32,8 +33,7 @@ from guidance_core.executors.request_limits import (
 from guidance_core.executors.triton.checkpoint import read_limits
 from guidance_core.executors.triton.connection import Connection, Responses
 from guidance_core.executors.triton.discovery import discover
-from guidance_core.executors.triton.interface import ModelInterface, StopModel, UnknownInterface
-from guidance_core.executors.triton.proof import Proofs
+from guidance_core.executors.triton.interface import ModelInterface, StopModel, UnknownInterface, deviation
 from guidance_core.generation import GenerationRequest, GuidanceTimes, TokenDelta
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.prompt.model_folder import load_tokenizer
@@ -94,7 +94,7 @@ class TritonExecutor(Executor):
             ll_tokenizer = await asyncio.to_thread(
                 load_ll_tokenizer, self._model_path, limits.vocab_size, limits.eos_token_ids
             )
-            self._proofs = Proofs(ll_tokenizer, self._settings.guidance)
+            self._proofs = Proofs(ll_tokenizer, self._settings.guidance, deviation)
             self._connection = Connection(self._settings.triton)
             self._interface = await self._wait_for_server(self._connection, limits)
             if self.health().state != "starting":

@@ -15,11 +15,11 @@ from typing import ClassVar
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from guidance_core.errors import ExecutorUnavailable, Unsupported
+from guidance_core.errors import ExecutorUnavailable, GenerationFailed, Unsupported
 from guidance_core.executors.base import ModelLimits
+from guidance_core.executors.proof import Proof, left_grammar
 from guidance_core.executors.torch.draws import choice_seed
 from guidance_core.executors.triton.guides import guide
-from guidance_core.executors.triton.proof import Proof
 from guidance_core.executors.triton.tensors import InputSpec, Value, infer_request, input_specs
 from guidance_core.generation import GenerationRequest, SamplingParams, TokenDelta
 
@@ -34,6 +34,14 @@ Inputs = list[tuple[InputSpec, Value]]
 
 class UnknownInterface(ExecutorUnavailable):
     """The server's model is none that can be used here; waiting does not help."""
+
+
+def deviation(what: str) -> GenerationFailed:
+    """The error of an answer that left its grammar, for who runs the server."""
+    return GenerationFailed(
+        f"{left_grammar(what).message} Does the model on the Triton server have guided_decoding_backend and "
+        "tokenizer_dir set? An equivalent constraint in other words may help."
+    )
 
 
 class AnswerReader(ABC):

@@ -13,9 +13,16 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from guidance_core.errors import GenerationFailed
 from guidance_core.executors.base import ModelLimits
-from guidance_core.executors.triton.interface import AnswerReader, Inputs, ModelInterface, StopModel, UnknownInterface
+from guidance_core.executors.proof import Proof
+from guidance_core.executors.triton.interface import (
+    AnswerReader,
+    Inputs,
+    ModelInterface,
+    StopModel,
+    UnknownInterface,
+    deviation,
+)
 from guidance_core.executors.triton.prompt_text import PromptText
-from guidance_core.executors.triton.proof import Proof, deviation
 from guidance_core.executors.triton.tensors import infer_request, numbers, strings
 from guidance_core.executors.triton.token_model import NO_END
 from guidance_core.generation import GenerationRequest, TokenDelta

@@ -12,8 +12,8 @@ from tritonclient.grpc import service_pb2
 
 from guidance_core.errors import GenerationFailed
 from guidance_core.executors.base import ModelLimits
-from guidance_core.executors.triton.interface import AnswerReader, Inputs, ModelInterface
-from guidance_core.executors.triton.proof import Proof, deviation
+from guidance_core.executors.proof import Proof
+from guidance_core.executors.triton.interface import AnswerReader, Inputs, ModelInterface, deviation
 from guidance_core.executors.triton.tensors import infer_request, numbers
 from guidance_core.generation import FinishReason, GenerationRequest, TokenDelta
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from guidance_core.errors import GenerationFailed
-from guidance_core.executors.trtllm.proof import Proof
+from guidance_core.executors.proof import Proof
 from guidance_core.executors.trtllm.task import Report
 from guidance_core.generation import FinishReason, GenerationRequest, GuidanceTimes, TokenDelta, TokenLogprob
 
@@ -86,8 +86,8 @@ class Choice:
             if report is not None and report.logprob is not None:
                 logprobs.append(report.logprob)
             if self._proof is not None:
-                self._proof.take(token)
-                if self._proof.complete:
+                self._proof.take_tokens([token])
+                if self._proof.stopped:
                     finish = "stop"
                     break
             if self._answered >= self.request.sampling.max_tokens:

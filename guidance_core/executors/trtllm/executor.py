@@ -23,6 +23,7 @@ from guidance_core.errors import (
     Unsupported,
 )
 from guidance_core.executors.base import Executor, ExecutorStats, Health, ModelLimits, State
+from guidance_core.executors.proof import Proof
 from guidance_core.executors.request_limits import (
     check_request,
     check_room,
@@ -34,7 +35,6 @@ from guidance_core.executors.request_limits import (
 from guidance_core.executors.trtllm.flight import Counts, Deltas, Flight
 from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
-from guidance_core.executors.trtllm.proof import Proof
 from guidance_core.executors.trtllm.sampling import drawn_for, engine_sampling
 from guidance_core.executors.trtllm.task import Failure, Report, Task
 from guidance_core.generation import GenerationRequest, TokenDelta
@@ -282,7 +282,7 @@ class TrtllmExecutor(Executor):
         assert loaded.proofs is not None, "check() refuses grammars where there are none"
         self._compiling += request.sampling.n
         try:
-            return [await loaded.proofs.begin(request.grammar) for _ in range(request.sampling.n)]
+            return [await loaded.proofs.start(request.grammar) for _ in range(request.sampling.n)]
         finally:
             self._compiling -= request.sampling.n
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidance_core.errors import GenerationFailed, RequestError
+from guidance_core.executors.proof import Proof
 from guidance_core.executors.trtllm.choice import Choice
-from guidance_core.executors.trtllm.proof import Proof
 from guidance_core.executors.trtllm.task import Failure, Report, Task
 from guidance_core.generation import TokenDelta
 

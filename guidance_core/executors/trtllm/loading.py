@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from guidance_core.config import Settings
+from guidance_core.executors.proof import Proofs
 from guidance_core.executors.trtllm import installation
 from guidance_core.executors.trtllm.adapters import Adapters, lora_limits
 from guidance_core.executors.trtllm.arguments import Way, choose_way, llm_arguments, slots
 from guidance_core.executors.trtllm.installation import Installation
 from guidance_core.executors.trtllm.link import Address
 from guidance_core.executors.trtllm.model_folder import ModelFolder, read_model_folder
-from guidance_core.executors.trtllm.proof import Proofs
 from guidance_core.executors.trtllm.task import WorkerSetup
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
 

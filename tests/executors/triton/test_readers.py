@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from guidance_core.errors import GenerationFailed
 from guidance_core.executors.base import ModelLimits
-from guidance_core.executors.triton.proof import Proof
+from guidance_core.executors.proof import Proof
 from guidance_core.executors.triton.text_model import LlmApiModel, TextModel
 from guidance_core.executors.triton.token_model import TokenReader
 from guidance_core.generation import Grammar, TokenDelta

@@ -8,8 +8,8 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.errors import GenerationFailed
+from guidance_core.executors.proof import Proof
 from guidance_core.executors.trtllm.choice import Choice
-from guidance_core.executors.trtllm.proof import Proof
 from guidance_core.generation import Grammar, TokenDelta
 from tests.executors.contract import make_request
 
@@ -74,7 +74,7 @@ async def test_an_engine_that_ends_early_is_an_error(finish: str) -> None:
 def guided(ll_tokenizer: LLTokenizer, regex_grammar: Callable[[str], Grammar]) -> Callable[..., Choice]:
     def make(pattern: str, **sampling: object) -> Choice:
         grammar = regex_grammar(pattern)
-        return choice(proof=Proof(LLMatcher(ll_tokenizer, grammar.source)), grammar=grammar, **sampling)
+        return choice(proof=Proof(LLMatcher(ll_tokenizer, grammar.source), ll_tokenizer), grammar=grammar, **sampling)
 
     return make
 

@@ -1,11 +1,11 @@
-"""Checks that a constrained answer is what it must be: the server's guidance is not ours, so it is not believed.
+"""Checks that a constrained answer is what it must be, where others guide it: their guidance is not believed.
 
 Each answer under a grammar goes through a matcher of ours as it streams. What deviates is an error, never an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -17,18 +17,29 @@ from guidance_core.grammar.standing import has_ended, may_end
 from guidance_core.guidance.prototypes import Prototypes
 
 
+def left_grammar(what: str) -> GenerationFailed:
+    """The error of an answer that is not what it must be."""
+    return GenerationFailed(f"The answer left the grammar that it was to follow ({what}), so it is withheld.")
+
+
+Deviation = Callable[[str], GenerationFailed]
+"""What is wrong with an answer → the error that says so."""
+
+
 class Proof:
     """One answer's way through its grammar."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer) -> None:
+    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, deviation: Deviation = left_grammar) -> None:
         """Start at the grammar's beginning.
 
         Args:
             matcher: a copy of its own.
             tokenizer: the matcher's.
+            deviation: makes the error of an answer that leaves the grammar.
         """
         self._matcher = matcher
         self._tokenizer = tokenizer
+        self._deviation = deviation
 
     def take_tokens(self, token_ids: Sequence[int]) -> None:
         """The answer's next tokens, no end token among them.
@@ -39,8 +50,10 @@ class Proof:
         if not token_ids:
             return
         taken = self._matcher.try_consume_tokens(list(token_ids))
-        if taken < len(token_ids) or self._matcher.is_error():
-            raise deviation(f"token {token_ids[taken]} is not allowed there" if taken < len(token_ids) else "it failed")
+        if self._matcher.is_error():
+            raise self._deviation(self._matcher.get_error())
+        if taken < len(token_ids):
+            raise self._deviation(f"token {token_ids[taken]} is not allowed there")
 
     def take_text(self, text: str) -> None:
         """The answer's next text, however its tokens were cut.
@@ -49,7 +62,7 @@ class Proof:
             GenerationFailed: it leaves the grammar.
         """
         if not consume_text(self._matcher, self._tokenizer, text.encode()):
-            raise deviation(f"{text!r} is not allowed there")
+            raise self._deviation(f"{text!r} is not allowed there")
 
     @property
     def accepting(self) -> bool:
@@ -69,10 +82,17 @@ class Proofs:
         prototypes: of the proofs' matchers.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings) -> None:
-        """Start the thread that compiles."""
+    def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings, deviation: Deviation = left_grammar) -> None:
+        """Start the thread that compiles.
+
+        Args:
+            tokenizer: of the model.
+            settings: what one grammar may cost.
+            deviation: see `Proof`.
+        """
         self._tokenizer = tokenizer
-        self.prototypes = Prototypes(tokenizer, settings, thread_name="triton-proofs")
+        self._deviation = deviation
+        self.prototypes = Prototypes(tokenizer, settings, thread_name="proofs")
 
     async def start(self, grammar: Grammar) -> Proof:
         """A proof at the grammar's beginning.
@@ -80,16 +100,8 @@ class Proofs:
         Raises:
             InvalidGrammar: llguidance does not take the grammar.
         """
-        return Proof(await self.prototypes.copy_when_compiled(grammar), self._tokenizer)
+        return Proof(await self.prototypes.copy_when_compiled(grammar), self._tokenizer, self._deviation)
 
     def close(self) -> None:
         """Stop the thread."""
         self.prototypes.close(wait=False)
-
-
-def deviation(what: str) -> GenerationFailed:
-    """The error of an answer that is not what it must be."""
-    return GenerationFailed(
-        f"The Triton server's answer left the grammar that it was to follow ({what}), so it is withheld. Does its "
-        "model have guided_decoding_backend and tokenizer_dir set? An equivalent constraint in other words may help."
-    )
