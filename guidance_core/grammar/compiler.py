@@ -17,6 +17,7 @@ from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.consuming import consume_text
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.replay import Replay
+from guidance_core.grammar.standing import failure
 from guidance_core.grammar.taking import first_taken
 from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.grammar.trial import crashes
@@ -105,6 +106,8 @@ class GrammarCompiler:
             if crash is not None:
                 raise InvalidGrammar(f"The grammar {crash}.")
         translation = first_taken(constraint.translations(), self._problem)
+        if written is not None:
+            self._begin(translation.source)
         return Grammar(
             source=translation.source,
             kind=constraint.kind,
@@ -115,6 +118,17 @@ class GrammarCompiler:
             notes=translation.notes,
             gap_after_thoughts=translation.gap_after_thoughts,
         )
+
+    def _begin(self, source: str) -> None:
+        """Find out whether a text can begin.
+
+        Raises:
+            InvalidGrammar: none can.
+        """
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+        matcher.compute_bitmask()
+        if (why := failure(matcher)) is not None:
+            raise InvalidGrammar(f"No text is in the grammar, or none that llguidance can begin ({why}).")
 
     def _problem(self, source: str) -> str | None:
         """Why llguidance does not take a grammar, or would not enforce all of it."""

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 from pydantic_core import to_json
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
 from guidance_core.grammar.json_schema import Translation, translations
+from guidance_core.grammar.lark_text import enforceable, enforceable_grammars
 from guidance_core.grammar.reasoning import Thoughts, with_thoughts
+from guidance_core.grammar.rust_regex import between_slashes
 from guidance_core.grammar.taking import can_begin, is_empty
 from guidance_core.grammar.tools import Answer, Function, tools_grammar
 from guidance_core.tool_format import ToolFormat
@@ -41,10 +42,14 @@ class Constraint:
 
     @property
     def written_for_llguidance(self) -> str | None:
-        """What the client wrote in llguidance's own language, perhaps beside functions or after thoughts; or None."""
+        """What the client wrote in llguidance's own language, perhaps beside functions or after thoughts; or None.
+
+        Raises:
+            InvalidGrammar: as `translations`.
+        """
         match self.kind:
             case "lark" | "llguidance":
-                return self.definition
+                return _enforceable(self.definition)
             case "tools" | "reasoning":
                 answer = json.loads(self.definition)["answer"]
                 return None if answer is None else Constraint(**answer).written_for_llguidance
@@ -61,14 +66,14 @@ class Constraint:
                 yield from translations(self.definition, exact=self.exact)
             case "choice":
                 options = json.loads(self.definition)
-                yield Translation(LLMatcher.grammar_from_regex("|".join(map(_escaped, options))))
+                yield Translation(_regex_grammar("|".join(map(_escaped, options))))
             case "regex":
-                source = LLMatcher.grammar_from_regex(self.definition)
+                source = _regex_grammar(self.definition)
                 if is_empty(source):
                     raise InvalidGrammar("The regular expression matches no text at all.")
                 yield Translation(source)
             case "lark" | "llguidance":
-                yield Translation(self.definition)
+                yield Translation(_enforceable(self.definition))
             case "reasoning":
                 yield from _reasoned_translations(json.loads(self.definition))
             case "tools":
@@ -282,6 +287,14 @@ def _json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidGrammar(f"The grammar is not a JSON value: {error}") from error
+
+
+def _enforceable(definition: str) -> str:
+    return enforceable_grammars(definition) if definition.lstrip().startswith("{") else enforceable(definition)
+
+
+def _regex_grammar(pattern: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": f"start: {between_slashes(pattern)}"}]}, ensure_ascii=False)
 
 
 def _escaped(text: str) -> str:

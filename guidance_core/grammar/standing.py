@@ -16,6 +16,16 @@ def has_ended(matcher: LLMatcher) -> bool:
     return bool(matcher.is_stopped() and matcher.stop_reason() in _COMPLETE)
 
 
+def failure(matcher: LLMatcher) -> str | None:
+    """Why a matcher can neither go on nor end its text, or None."""
+    if not matcher.is_stopped():  # as a failed matcher is
+        return None
+    if matcher.is_error():
+        # Behind a panic is a stack of its own making.
+        return matcher.get_error().split("\n<backtrace>")[0].removesuffix("<non-verbose/>").strip()
+    return None if has_ended(matcher) else f"llguidance gave up: {matcher.stop_reason()}"
+
+
 def may_end(matcher: LLMatcher) -> bool:
     """Whether the text so far is in the grammar."""
     return has_ended(matcher) or bool(not matcher.is_error() and matcher.is_accepting())

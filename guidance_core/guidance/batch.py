@@ -20,7 +20,7 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
-from guidance_core.grammar.standing import has_ended
+from guidance_core.grammar.standing import failure
 from guidance_core.guidance.background import Background
 from guidance_core.guidance.cores import available_cores
 from guidance_core.guidance.ending import Ending
@@ -385,7 +385,7 @@ class GuidanceBatch:
         if may_force and self._settings.forced_tokens and not matcher.is_stopped():
             forced = self._consume_forced(matcher, self._endings.get(sequence_id))
         if matcher.is_stopped():
-            error = _error(matcher)
+            error = failure(matcher)
             return Commit(forced, stopped=True, accepting=True) if error is None else Commit(error=error)
         accepting = matcher.is_accepting()
         if forced:
@@ -418,7 +418,7 @@ class GuidanceBatch:
 
     def _note(self, times: GuidanceRowTimes) -> None:
         for _, sequence_id in self._rows:
-            error = _error(self._matchers[sequence_id])
+            error = failure(self._matchers[sequence_id])
             self._times[sequence_id] = times if error is None else replace(times, error=error)
 
     def _masks(self, chosen: Sequence[int]) -> torch.Tensor:
@@ -492,12 +492,3 @@ def _mask_threads(ahead: bool, device: torch.device) -> int:
     """As many as cores, at most 8; behind a CPU's forward pass as many as it leaves idle: more would slow it down."""
     busy = torch.get_num_threads() if ahead and device.type == "cpu" else 0
     return min(8, max(1, available_cores() - busy))
-
-
-def _error(matcher: LLMatcher) -> str | None:
-    """Why a sequence failed."""
-    if not matcher.is_stopped():  # as a failed matcher is
-        return None
-    if matcher.is_error():
-        return matcher.get_error().removesuffix("<non-verbose/>").strip()
-    return None if has_ended(matcher) else f"llguidance gave up: {matcher.stop_reason()}"

@@ -1,0 +1,48 @@
+"""Lark text → its tokens, as llguidance's ``parser/src/lark/lexer.rs`` has them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_TOKEN = re.compile(
+    r"""(?P<layout>(?:\#|//)[^\n]*|[ \t]+)|(?P<newline>(?:\r?\n)+[ \t]*)
+    |(?P<string>"(?:\\.|[^"\\\n])*"i?)|(?P<regex>/(?:\\.|[^/\\])+/[imslux]*)
+    |(?P<json>%(?:json|llguidance|regex)\b)|(?P<keyword>%[a-z]+)
+    |(?P<rule>[!?_]*[a-z][_a-z0-9\-]*)|(?P<terminal>_?[A-Z][_A-Z0-9\-]*)
+    |(?P<token><[^<>\s]+>)|(?P<grammar>@[a-zA-Z0-9_\-]+)|(?P<number>[0-9]+)
+    |(?P<mark>->|\.\.|::|[\[\](){}:,.~|&=+*?_-])""",
+    re.VERBOSE,
+)
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of Lark text.
+
+    Attributes:
+        kind: the group of the pattern that it matches; ``unknown`` for a character that matches none.
+        text: as written; of ``json`` with the value behind it.
+    """
+
+    kind: str
+    text: str
+
+
+def tokens(lark: str) -> Iterator[Token]:
+    """All of a text, whether it is Lark or not: the tokens' texts add up to it."""
+    position = 0
+    while position < len(lark):
+        match = _TOKEN.match(lark, position)
+        kind, end = (match.lastgroup or "unknown", match.end()) if match else ("unknown", position + 1)
+        if kind == "json":
+            value = _SPACE.match(lark, end)
+            try:
+                _, end = json.JSONDecoder().raw_decode(lark, value.end() if value else end)
+            except (ValueError, RecursionError):
+                kind = "unknown"
+        yield Token(kind, lark[position:end])
+        position = end
