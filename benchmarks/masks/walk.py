@@ -21,7 +21,7 @@ class Walk:
         reason: why it did not compile.
         compile: from the schema to what matchers are made of.
         first_matcher: where the running batch compiles once more, in a process of its own: from there to the matcher.
-        compile_again: from the same schema, once more, to its matcher, for engines with a cache.
+        compile_again: from the same schema, again and again, to its matcher, for engines with a cache.
         masks: filling the mask, for each token.
         tokens: filling the mask and going on by the token.
         valid, invalid: how many instances were judged.
