@@ -91,7 +91,12 @@ class RequestBody(bentoml.IODescriptor):
                     f"The body has the Content-Encoding {encoding!r}, which is not read here: send it uncompressed.",
                     code="unsupported_content_encoding",
                 ) from None
-            raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+            half = (
+                " (half of a surrogate pair, such as \\ud83d alone, is no character)"
+                if "hex escape" in str(error)
+                else ""
+            )
+            raise InvalidRequest(f"The body is not valid JSON: {error}{half}.", code="invalid_json") from None
         return cls.parse(body)
 
     @classmethod

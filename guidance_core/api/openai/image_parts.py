@@ -38,6 +38,10 @@ def with_placeholders(messages: Sequence[dict[str, Any]], token: str) -> list[di
 
 def _url(model: LoadedModel, role: str, part: dict[str, Any], param: str) -> tuple[str, str]:
     kind = part.get("type")
+    if kind is None:
+        raise InvalidRequest(
+            f"Missing required field '{param}.type'.", param=f"{param}.type", code="missing_required_parameter"
+        )
     if kind != "image_url" or model.images is None:
         why, taken = "this model takes text and images only", "'text' and 'image_url'"
         if model.images is None:

@@ -41,6 +41,7 @@ _OTHER_SERVERS: dict[str, Refused] = {
     "disaggregated_params": Refused(instead="prompts and answers are computed in one place"),
     "documents": Refused(([],), "give them in 'chat_template_kwargs', for templates that read them"),
     "early_stopping": Refused((False,), "there is no beam search"),
+    "extra_body": Refused(({},), "it is an argument of OpenAI's client; write its fields beside the others"),
     "guided_whitespace_pattern": Refused(instead="write a 'lark_grammar' where whitespace matters"),
     "json_schema": Refused(instead="use 'response_format' or 'guided_json'"),
     "kv_transfer_params": Refused(instead="prompts and answers are computed in one place"),
@@ -70,24 +71,46 @@ IN_CHAT: dict[str, Refused] = {
     "best_of": Refused((1,), "use 'n'"),
     "echo": Refused((False,), "use 'return_expanded_prompt'"),
     "include_reasoning": Refused((True,), "leave 'reasoning_content' unread where it is not wanted"),
+    "input": Refused(instead="use 'messages'"),
+    "instructions": Refused(instead="use a message of the role 'system'"),
+    "max_output_tokens": Refused(instead="use 'max_completion_tokens'"),
     "modalities": Refused((["text"],), "answers are text"),
     "moderation": Refused(),
+    "prompt": Refused(instead="use 'messages', or '/v1/completions'"),
     "prompt_cache_options": Refused(instead="prefixes are cached without it; leave it out"),
     "prompt_cache_retention": Refused(("in_memory",)),
     "separate_reasoning": Refused((True,), "leave 'reasoning_content' unread where it is not wanted"),
     "service_tier": Refused(("auto", "default")),
     "store": Refused((False,), _NO_STATE),
     "stream_reasoning": Refused((True,)),
+    "text": Refused(instead="use 'response_format'"),
     "thinking_token_budget": Refused(instead="use 'max_thinking_tokens'"),
     "verbosity": Refused(("medium",), "the model knows no other; ask for it in a message"),
     "web_search_options": Refused(instead="there is no built-in tool; give your own in 'tools'"),
 }
 """`POST /v1/chat/completions`."""
 
-IN_COMPLETIONS: dict[str, Refused] = _OTHER_SERVERS
+_CHAT = "conversations go to '/v1/chat/completions'"
+IN_COMPLETIONS: dict[str, Refused] = {
+    **_OTHER_SERVERS,
+    "max_completion_tokens": Refused(instead="use 'max_tokens'"),
+    "messages": Refused(instead=_CHAT),
+    "tools": Refused(([],), _CHAT),
+    "tool_choice": Refused(("none",), _CHAT),
+    "top_logprobs": Refused((0,), "use 'logprobs', which is their number"),
+}
 """`POST /v1/completions`."""
 
+_FORMAT = "use 'text.format'"
 IN_RESPONSES: dict[str, Refused] = {
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), Refused(instead=_FORMAT)),
+    **dict.fromkeys(("regex", "ebnf", "structured_outputs", "response_format"), Refused(instead=_FORMAT)),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), Refused(instead="use 'max_output_tokens'")),
+    "extra_body": _OTHER_SERVERS["extra_body"],
+    "logprobs": Refused((False,), "use 'include': [\"message.output_text.logprobs\"]"),
+    "messages": Refused(instead="use 'input'"),
+    "n": Refused((1,), "send the request as often as you want answers"),
+    "reasoning_effort": Refused(instead="use 'reasoning.effort'"),
     "access_programs": Refused(),
     "background": Refused((False,), "leave it out, and wait for the answer or stream it"),
     "context_management": Refused(([],), "leave it out, and send what the model shall see in 'input'"),

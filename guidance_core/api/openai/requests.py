@@ -191,7 +191,8 @@ def remaining_context(model: LoadedModel, prompt_tokens: int, *, param: str) -> 
 def _logit_bias(body: GenerationBody, vocab_size: int) -> dict[int, float]:
     bias = {}
     for key, value in (body.logit_bias or {}).items():
-        if not (key.isascii() and key.isdecimal() and int(key) < vocab_size):
+        # Python refuses to read numbers of thousands of digits.
+        if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < vocab_size):
             raise InvalidRequest(
                 f"'logit_bias' has the key {key!r}; keys are token ids below {vocab_size}, as strings.",
                 param="logit_bias",

@@ -72,15 +72,6 @@ class AllowedTools(BaseModel):
 ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
-class CalledFunction(BaseModel):
-    """What was called."""
-
-    model_config = _STRICT
-    name: FunctionName
-    arguments: str = Field(description="A JSON object, as text.")
-    parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
-
-
 def _json_object(text: str) -> str:
     try:
         value = from_json(text or "{}", allow_inf_nan=False)
@@ -91,12 +82,21 @@ def _json_object(text: str) -> str:
     return text
 
 
+Arguments = Annotated[str, AfterValidator(_json_object), Field(description="A JSON object, as text.")]
+
+
 class FunctionCall(BaseModel):
-    """A call that an earlier answer made, before there were tools."""
+    """What an earlier answer called."""
 
     model_config = _STRICT
     name: FunctionName
-    arguments: Annotated[str, AfterValidator(_json_object)] = Field(description="A JSON object, as text.")
+    arguments: Arguments
+
+
+class CalledFunction(FunctionCall):
+    """What an earlier answer called, as OpenAI's client may send it back."""
+
+    parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
 
 
 class ToolCall(BaseModel):

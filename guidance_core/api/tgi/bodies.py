@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from guidance_core.api.openai.bodies import RequestBody
+from guidance_core.api.openai.refused_fields import Refused
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
@@ -91,6 +93,12 @@ class GenerateParameters(BaseModel):
         return {n: v for n, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
+_REFUSED = {
+    "messages": Refused(instead="conversations go to /tgi/v1/chat/completions"),
+    "stream": Refused((False,), "POST /tgi/generate_stream streams, and so does POST /tgi with it"),
+}
+
+
 class GenerateBody(RequestBody):
     """`POST /tgi/generate` and `POST /tgi/generate_stream`."""
 
@@ -99,6 +107,11 @@ class GenerateBody(RequestBody):
     inputs: str = Field(min_length=1, description="The prompt.")
     # Its router samples where there are no parameters at all (`default_parameters`), and only there.
     parameters: GenerateParameters = Field(default_factory=lambda: GenerateParameters(do_sample=True))
+
+    @classmethod
+    def refused(cls) -> Mapping[str, Refused]:
+        """See the base class."""
+        return _REFUSED
 
 
 class CompatGenerateBody(GenerateBody):

@@ -83,8 +83,8 @@ class TritonGenerateBody(RequestBody):
     )
     temperature: float = Field(1.0, ge=0, description="0 takes the likeliest token.")
     repetition_penalty: float = Field(1.0, gt=0, description="Above 1, tokens seen before become less likely.")
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: float = Field(0.0, ge=-_MAX_BIAS, le=_MAX_BIAS)
+    frequency_penalty: float = Field(0.0, ge=-_MAX_BIAS, le=_MAX_BIAS)
     min_tokens: int | None = Field(None, ge=0, description="The answer ends before only where its constraint must.")
     min_length: int | None = Field(None, ge=0, description="Older name of `min_tokens`.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="The same seed gives the same answer; 0 if not given.")

@@ -46,6 +46,8 @@ async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "
         ({"logit_bias": {"17": 101}}, "logit_bias.17"),
         ({"logit_bias": {"cat": 1}}, "logit_bias"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]}, "messages[0].content[0].type"),
         ({"seed": 2**64}, "seed"),
         ({"top_k": -2}, "top_k"),
         ({"min_p": 1.5}, "min_p"),
@@ -277,3 +279,29 @@ async def test_prompts_of_no_known_form_are_refused(client: httpx.AsyncClient, p
     error = await refusal(client, {**COMPLETION, "prompt": prompt}, "/v1/completions")
 
     assert error["param"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "instead"),
+    [
+        ("/v1/chat/completions", {**CHAT, "prompt": "Hi"}, "'messages'"),
+        ("/v1/chat/completions", {**CHAT, "max_output_tokens": 5}, "'max_completion_tokens'"),
+        ("/v1/chat/completions", {**CHAT, "extra_body": {"guided_regex": "x"}}, "beside the others"),
+        ("/v1/completions", {**COMPLETION, "messages": CHAT["messages"]}, "'/v1/chat/completions'"),
+        ("/v1/completions", {**COMPLETION, "max_completion_tokens": 5}, "'max_tokens'"),
+    ],
+)
+async def test_a_field_of_another_endpoint_is_refused_with_what_to_do(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], instead: str
+) -> None:
+    error = await refusal(client, body, path)
+
+    assert error["code"] == "unsupported"
+    assert instead in error["message"].partition(":")[2]
+
+
+async def test_half_of_a_surrogate_pair_is_told(client: httpx.AsyncClient) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d"}]}'
+    response = await client.post("/v1/chat/completions", content=body)
+
+    assert "half of a surrogate pair" in response.json()["error"]["message"]

@@ -235,11 +235,14 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "get_time", "ar
         (with_messages({"role": "user", "content": "x", "tool_calls": [CALL]}), "messages[1].tool_calls"),
         (with_messages({"role": "user", "content": "x", "tool_call_id": "call_1"}), "messages[1].tool_call_id"),
         (with_messages({"role": "assistant"}), "messages[1].content"),
-        (
-            with_messages(
-                {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "[]"}}]}
-            ),
-            "messages[1].tool_calls[0].function.arguments",
+        *(
+            (
+                with_messages(
+                    {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": arguments}}]}
+                ),
+                "messages[1].tool_calls[0].function.arguments",
+            )
+            for arguments in ("[]", "{", '{"a": NaN}', '{"a": ' + "[" * 5000 + "]" * 5000 + "}")
         ),
     ],
 )

@@ -90,8 +90,10 @@ async def test_a_chat_is_told_as_text_and_tokens(
     assert "clock" in text
     assert all(text.encode()[token["start"] : token["stop"]].decode() == token["text"] for token in tokens)
 
-    await client.post("/tgi/v1/chat/completions", json=ask)
-    assert executor.requests[0].prompt_ids == tuple(token["id"] for token in tokens)
+    for truncated in ({}, {"truncate_prompt_tokens": 3}):
+        told = (await client.post("/tgi/chat_tokenize", json={**ask, **truncated})).json()
+        await client.post("/tgi/v1/chat/completions", json={**ask, **truncated})
+        assert executor.requests[-1].prompt_ids == tuple(token["id"] for token in told["tokenize_response"])
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": []}, {"inputs": "Hi"}, {**ASK, "tool_choice": "clock"}])
@@ -181,3 +183,10 @@ async def test_what_lies_elsewhere_is_told(client: httpx.AsyncClient, path: str,
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert instead in response.json()["error"].removeprefix(f"Unknown URL: GET {path}")
+
+
+async def test_a_conversation_for_generate_is_told_where_it_goes(client: httpx.AsyncClient) -> None:
+    for path in ("/tgi", "/tgi/generate"):
+        response = await client.post(path, json=ASK)
+        assert response.status_code == 422
+        assert "/tgi/v1/chat/completions" in response.json()["error"]

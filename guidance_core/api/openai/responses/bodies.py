@@ -26,7 +26,7 @@ from guidance_core.api.openai.constraints import (
 )
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_RESPONSES, Refused
-from guidance_core.api.openai.tools import FunctionName
+from guidance_core.api.openai.tools import Arguments, FunctionName
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -59,7 +59,16 @@ class ImagePart(_Item):
     detail: str | None = Field(None, description="`auto` or `high`: as the model's processor sees it.")
 
 
+class RefusalPart(_Item):
+    """What the assistant answered instead; read as text."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
 def _as_parts(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise ValueError("must be text, or a list of parts")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
@@ -67,7 +76,7 @@ def _as_parts(content: Any) -> Any:
 Text = Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
 Content = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
 
 
@@ -88,7 +97,7 @@ class CallItem(_Item):
     type: Literal["function_call"]
     call_id: str = Field(min_length=1)
     name: FunctionName
-    arguments: str
+    arguments: Arguments
     parsed_arguments: Any = Field(None, description="As OpenAI's client adds it to answers; has no effect.")
     id: str | None = None
     status: str | None = None
@@ -128,7 +137,7 @@ def _as_items(value: Any) -> Any:
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": value}]
     if not isinstance(value, list):
-        return value
+        raise ValueError("must be text, or a list of items")
     # Messages may leave their type out.
     return [{"type": "message", **item} if isinstance(item, dict) and "role" in item else item for item in value]
 

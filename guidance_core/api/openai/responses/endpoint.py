@@ -37,11 +37,10 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
         RequestError: before the first token; later failures become the stream's last event.
     """
     try:
-        if body.truncation == "auto":
-            body = await shortened(served, body)
-        run = await prepare(served, chat_body(body))
+        asked = await shortened(served, body) if body.truncation == "auto" else body
+        run = await prepare(served, chat_body(asked))
     except RequestError as error:
-        rename(error)
+        rename(error, body)
         raise
     grammar = None if run.compilation is None else run.compilation.grammar
     writer = _Writer(body, run, await GrammarLog.of(run.model, logged_grammar(body, grammar), choices=1))

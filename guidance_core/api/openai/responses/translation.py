@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from guidance_core.api.openai.bodies import AnswerFields, ChatBody, ConversationFields
@@ -12,6 +13,7 @@ from guidance_core.api.openai.responses.bodies import (
     MessageItem,
     NamedFunctionTool,
     ReasoningItem,
+    RefusalPart,
     ResponsesBody,
     ResultItem,
     SchemaFormat,
@@ -65,10 +67,17 @@ def chat_body(body: ResponsesBody) -> ChatBody:
 
 def messages(body: ResponsesBody) -> list[dict[str, Any]]:
     """The conversation: thoughts, text and calls that follow each other are one message of the assistant."""
+    return [message for message, _ in _conversation(body)]
+
+
+def _conversation(body: ResponsesBody) -> list[tuple[dict[str, Any], int | None]]:
+    """Each message, and the place of the item that begins it; None for the instructions."""
     written: list[dict[str, Any]] = []
+    places: list[int | None] = []
     if body.instructions is not None:
         written.append({"role": "system", "content": body.instructions})
-    for item in body.input:
+        places.append(None)
+    for place, item in enumerate(body.input):
         match item:
             case ResultItem():
                 written.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
@@ -82,24 +91,40 @@ def messages(body: ResponsesBody) -> list[dict[str, Any]]:
             case CallItem():
                 call = {"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}}
                 _assistant(written).setdefault("tool_calls", []).append(call)
+        if len(written) > len(places):
+            places.append(place)
     for message in written:
         if message.keys() <= {"role", "reasoning_content"}:
             message["content"] = ""  # thoughts that were cut off before an answer
-    return written
+    return list(zip(written, places, strict=True))
 
 
-def rename(error: RequestError) -> None:
+def rename(error: RequestError, body: ResponsesBody) -> None:
     """Let the error of a chat request speak of the field under the name that it has here."""
     if error.param is None:
         return
-    name = _renamed(error.param)
-    error.message = error.message.replace(repr(error.param), repr(name))
+    name = _renamed(error.param, body)
+    # Names that are words of the language, too, are only meant where they are quoted.
+    plain = "[" in error.param or "_" in error.param
+    pattern = rf"(?<![\w.]){re.escape(error.param)}(?![\w.])" if plain else re.escape(repr(error.param))
+    error.message = re.sub(pattern, lambda _: name if plain else repr(name), error.message)
+    if ".content[" in error.param:
+        error.message = error.message.replace("'image_url'", "'input_image'").replace("'text'", "'input_text'")
     error.param = name
 
 
-def _renamed(param: str) -> str:
-    if param.startswith("messages["):
-        return "input"
+def _renamed(param: str, body: ResponsesBody) -> str:
+    if (found := re.fullmatch(r"messages\[(\d+)\](.*)", param)) is not None:
+        message, place = _conversation(body)[int(found[1])]
+        if place is None:
+            return "instructions"
+        rest = found[2]
+        match message["role"]:
+            case "assistant":
+                rest = ""  # several items may be in it
+            case "tool":
+                rest = rest.replace(".tool_call_id", ".call_id").replace(".content", ".output")
+        return f"input[{place}]{rest}"
     if param.startswith("tools["):
         return param.replace(".function.", ".")
     return _NAMES.get(param, param)
@@ -121,16 +146,21 @@ def _text(parts: list[TextPart]) -> str:
     return "\n".join(part.text for part in parts)
 
 
-def _content(parts: list[TextPart | ImagePart]) -> str | list[dict[str, Any]]:
+def _content(parts: list[TextPart | ImagePart | RefusalPart]) -> str | list[dict[str, Any]]:
     texts = [part for part in parts if isinstance(part, TextPart)]
     if len(texts) == len(parts):
         return _text(texts)
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}}
-        for part in parts
-    ]
+    return [_part(part) for part in parts]
+
+
+def _part(part: TextPart | ImagePart | RefusalPart) -> dict[str, Any]:
+    match part:
+        case TextPart(text=text):
+            return {"type": "text", "text": text}
+        case RefusalPart(refusal=refusal):
+            return {"type": "refusal", "refusal": refusal}
+        case ImagePart():
+            return {"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}}
 
 
 def _tool_choice(body: ResponsesBody) -> Any:

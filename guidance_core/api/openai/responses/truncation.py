@@ -40,7 +40,10 @@ async def shortened(served: ServedModel, body: ResponsesBody) -> ResponsesBody:
             return False
 
     droppable = _droppable(body.input)
-    least, most = 0, len(droppable)
+    # As a whole first: most requests fit, and what is wrong with one is told of the whole.
+    if await fits(0):
+        return body
+    least, most = 1, len(droppable)
     while least < most:
         middle = (least + most) // 2
         if await fits(middle):

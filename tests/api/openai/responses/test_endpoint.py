@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
 from guidance_core.api.served_model import LoadedModel
-from guidance_core.errors import GenerationFailed
-from guidance_core.generation import TokenDelta
+from guidance_core.errors import ContextLengthExceeded, GenerationFailed
+from guidance_core.generation import GenerationRequest, TokenDelta
 from guidance_core.reasoning import ReasoningMarkers
 from tests.api.conftest import MODEL
 from tests.api.scripted_executor import ScriptedExecutor, answer
@@ -28,6 +28,10 @@ WEATHER: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
+USER: dict[str, Any] = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "input_image", "image_url": "data:,"}
+CALLED = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "x"}
 INCLUDE: Any = ["reasoning.encrypted_content"]
 CALLS = '{"tool_calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}]}'
 
@@ -268,6 +272,25 @@ async def test_a_whole_output_goes_back_as_it_came(
         assert text in prompt
 
 
+async def test_a_refusal_of_the_assistant_is_read_as_its_text(client: httpx.AsyncClient) -> None:
+    refused = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    body = {**ASK, "input": [USER, refused, USER], "return_expanded_prompt": True}
+
+    assert "assistant\nNo.<" in (await client.post("/v1/responses", json=body)).json()["expanded_prompt"]
+
+
+async def test_a_limit_on_the_answer_goes_by_its_own_name(
+    openai: AsyncOpenAI, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(request: GenerationRequest) -> None:
+        raise ContextLengthExceeded("Too long: lower max_tokens to 5.", param="max_tokens")
+
+    monkeypatch.setattr(executor, "check", check)
+    with pytest.raises(BadRequestError, match="lower max_output_tokens to 5") as refused:
+        await openai.responses.create(**ASK)
+    assert refused.value.param == "max_output_tokens"
+
+
 async def test_what_asks_for_nothing_is_accepted_and_told(openai: AsyncOpenAI, hello: str) -> None:
     response = await openai.responses.create(
         **ASK, store=False, background=False, service_tier="auto", max_tool_calls=3, parallel_tool_calls=True,
@@ -314,8 +337,13 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools[0].parameters"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"input": []}, "input"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
+        ({"input": [USER, {"role": "user", "content": [IMAGE]}]}, "input[1].content[0].type"),
+        ({"input": [CALLED, RESULT, {"role": "assistant", "content": [IMAGE]}]}, "input[2]"),
+        ({"input": [USER, RESULT]}, "input[1].call_id"),
+        ({"input": [USER, {**CALLED, "arguments": "{"}]}, "input[1].arguments"),
+        ({"input": [CALLED, {**RESULT, "output": {"a": 1}}]}, "input[1].output"),
+        ({"input": [{"role": "user", "content": 5}]}, "input[0].content"),
+        ({"input": 5}, "input"),
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "strin"}}}}, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
@@ -343,6 +371,14 @@ async def test_what_is_wrong_is_refused_by_its_path(
             "'tool_choice.name' is 'f', which is none of the 'tools': get_weather.",
         ),
         ({"reasoning": {"summary": "auto"}}, "'reasoning.summary' is not supported: leave it out."),
+        (
+            {"instructions": "Look.", "input": [USER, {"role": "user", "content": [IMAGE]}]},
+            "'input[1].content[0].type' is 'input_image'; this model takes text only: send parts of type 'input_text'.",
+        ),
+        ({"input": [USER, RESULT]}, "'input[1].call_id' is 'c'; no message before has a call of that id."),
+        ({"max_tokens": 5}, "'max_tokens' is not supported: use 'max_output_tokens'."),
+        ({"response_format": {"type": "json_object"}}, "'response_format' is not supported: use 'text.format'."),
+        ({"input": 5}, "Invalid value for 'input': must be text, or a list of items."),
         (
             {"previous_response_id": "resp_1"},
             "'previous_response_id' is not supported: nothing is stored here; send the earlier items in 'input'.",
