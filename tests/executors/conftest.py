@@ -17,6 +17,8 @@ from guidance_core.generation import Grammar
 from tests.executors.triton.fixtures import triton_engine, triton_models, triton_server
 from tests.grammar.conftest import ll_tokenizer, tokenizer_folder
 
+pytest.register_assert_rewrite("tests.executors.asking", "tests.executors.contract")
+
 __all__ = [
     "ll_tokenizer",
     "regex_grammar",

@@ -24,9 +24,8 @@ from guidance_core.executors.torch.executor import TorchExecutor
 from guidance_core.executors.torch.messages import Report
 from guidance_core.executors.torch.process import EngineProcess
 from guidance_core.generation import Grammar
-
-pytest.register_assert_rewrite("tests.executors.contract")
-from tests.executors.contract import Answer, ExecutorContract, answer, choices, make_request, settled  # noqa: E402
+from tests.executors.asking import Answer, answer, choices, make_request, settled
+from tests.executors.contract import ExecutorContract
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,12 +15,11 @@ from guidance_core.errors import GenerationFailed, Unsupported
 from guidance_core.executors.base import Executor
 from guidance_core.executors.triton.executor import TritonExecutor
 from guidance_core.generation import FinishReason, Grammar
+from tests.executors.asking import answer, choices, make_request, settled
+from tests.executors.contract import ExecutorContract
 from tests.executors.triton.engine_process import Engine
 from tests.executors.triton.fixtures import idle, started, until_failure
 from tests.executors.triton.server import TritonServer
-
-pytest.register_assert_rewrite("tests.executors.contract")
-from tests.executors.contract import ExecutorContract, answer, choices, make_request, settled  # noqa: E402
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,10 +19,9 @@ from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, GenerationFailed, Unsupported
 from guidance_core.executors.trtllm.executor import TrtllmExecutor
 from guidance_core.generation import Grammar
-
-pytest.register_assert_rewrite("tests.executors.contract")
-from tests.executors.contract import ExecutorContract, answer, make_request, settled  # noqa: E402
-from tests.executors.trtllm.conftest import checkpoint, engine, tensorrt_llm  # noqa: E402
+from tests.executors.asking import answer, make_request, settled
+from tests.executors.contract import ExecutorContract
+from tests.executors.trtllm.conftest import checkpoint, engine, tensorrt_llm
 
 __all__ = ["checkpoint", "engine", "tensorrt_llm"]
 
@@ -107,6 +106,19 @@ async def test_a_clients_own_lark_goes_through_processors_so_that_it_can_only_fa
     [params] = sent
     assert params.guided_decoding is None
     assert params.apply_batched_logits_processor == (way(executor) == "batched")
+
+
+async def test_a_grammar_that_spells_a_special_token_goes_through_processors_and_is_answered(
+    executor: TrtllmExecutor,
+    sent: list[Any],
+    prompt_ids: list[int],
+    regex_grammar: Callable[[str], Grammar],
+    decode: Callable[[Sequence[int]], str],
+) -> None:
+    for pattern in (r"a<\|end\|>b", r"a\x3C\x7cend\|>b"):
+        got = await answer(executor, prompt_ids, regex_grammar(pattern), max_tokens=20)
+        assert (decode(got.token_ids), got.finish_reason) == ("a<|end|>b", "stop")
+    assert all(params.guided_decoding is None for params in sent)
 
 
 async def test_what_the_engines_sampler_does_right_is_left_to_it(

@@ -51,15 +51,6 @@ def test_a_text_that_ends_inside_a_character_ends_with_a_replacement_character(b
     assert stream.finish() == "\ufffd"
 
 
-def is_utf8(detokenizer: Detokenizer, token_ids: list[int]) -> bool:
-    spelled = b"".join(detokenizer.token_bytes(i) for i in token_ids if i not in detokenizer.special_ids)
-    try:
-        spelled.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def whole_characters(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     """Ids of pieces, special tokens, and characters spelled in lone bytes: valid UTF-8 as a whole."""
     pieces = [[i] for i in range(tokenizer.get_vocab_size()) if not tokenizer.id_to_token(i).startswith("<0x")]

@@ -9,9 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+VOCABULARY = 120
+
+
+def make_model(*, hidden_size: int = 32) -> transformers.LlamaForCausalLM:
+    """A model with random weights that adapters are made for."""
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=2,
+    )
+    return transformers.LlamaForCausalLM(config)
 
 
 def save_adapter(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from guidance_core.config import LoraSettings, TorchSettings
@@ -18,10 +17,8 @@ from guidance_core.executors.torch.lora_file import BadAdapter
 from guidance_core.executors.torch.model_runner import ModelRunner, Segment
 from guidance_core.generation import GenerationRequest, LoadLoraWeights, LoraAdapter, SamplingParams
 from guidance_core.lora_folder import WEIGHTS_FILE
-from tests.executors.torch.adapters import merge, save_adapter
+from tests.executors.torch.adapters import make_model, merge, save_adapter
 
-SIZES = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "eos_token_id": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 PROMPT = [5, 17, 60, 3, 8, 44, 9, 91, 23, 71]
 
 
@@ -30,7 +27,7 @@ class Adapted:
 
     def __init__(self, folder: Path, *, packed: bool) -> None:
         torch.manual_seed(0)
-        self.base = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **HEADS)).eval()
+        self.base = make_model().eval()
         self.base.save_pretrained(folder / "model")
         self.adapters = {
             "all": save_adapter(folder / "lora" / "all", self.base, seed=1),
@@ -246,7 +243,7 @@ def test_an_alpha_pattern_scales_the_layers_that_it_names(adapted: Adapted, tmp_
 def test_an_adapter_of_another_model_is_refused_with_its_name(adapted: Adapted) -> None:
     folder = adapted.adapters["all"].parent / "other"
     if not folder.exists():
-        other = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SIZES, "hidden_size": 64}, **HEADS))
+        other = make_model(hidden_size=64)
         save_adapter(folder, other, seed=4)
     engine = adapted.engine()
     engine.submit(0, ask(LoraAdapter("other", str(folder))))

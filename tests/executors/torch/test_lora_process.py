@@ -7,21 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 from guidance_core.config import LoraSettings, Settings, TorchSettings
 from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.executors.torch.executor import TorchExecutor
 from guidance_core.generation import GenerationRequest, LoraAdapter, SamplingParams
-from tests.executors.torch.adapters import save_adapter
-
-SIZES = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "eos_token_id": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+from tests.executors.torch.adapters import make_model, save_adapter
 
 
 async def test_adapters_answer_side_by_side_and_one_that_cannot_be_served_fails_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **HEADS))
+    model = make_model()
     model.save_pretrained(tmp_path / "model")
     save_adapter(tmp_path / "good", model, seed=1)
     save_adapter(tmp_path / "dora", model, seed=2, use_dora=True)

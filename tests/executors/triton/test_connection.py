@@ -17,7 +17,7 @@ from guidance_core.errors import ExecutorUnavailable, GenerationFailed, QueueFul
 from guidance_core.executors.triton.connection import Connection
 from guidance_core.executors.triton.executor import TritonExecutor
 from guidance_core.generation import TokenDelta
-from tests.executors.contract import answer, choices, make_request
+from tests.executors.asking import answer, choices, make_request
 from tests.executors.triton import repository
 from tests.executors.triton.engine_process import Engine
 from tests.executors.triton.fixtures import idle, in_state, started, until_failure

@@ -17,7 +17,7 @@ from guidance_core.executors.triton.connection import Connection
 from guidance_core.executors.triton.discovery import discover
 from guidance_core.executors.triton.interface import ModelInterface, UnknownInterface
 from guidance_core.executors.triton.tensors import input_specs
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 from tests.executors.triton import repository
 
 ONE_END = ModelLimits(5, 100, (3,))

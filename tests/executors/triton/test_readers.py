@@ -16,7 +16,7 @@ from guidance_core.executors.proof import Proof
 from guidance_core.executors.triton.text_model import LlmApiModel, TextModel
 from guidance_core.executors.triton.token_model import TokenReader
 from guidance_core.generation import Grammar, TokenDelta
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 
 LIMITS = ModelLimits(1000, 100, (0,))
 

@@ -23,7 +23,7 @@ from guidance_core.grammar import constraint
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.tokenizer import load_ll_tokenizer
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 from tests.executors.triton.engine_process import Engine
 from tests.executors.triton.fixtures import idle, started
 from tests.executors.triton.server import TritonServer

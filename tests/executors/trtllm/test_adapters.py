@@ -17,7 +17,7 @@ from guidance_core.config import Settings
 from guidance_core.errors import ExecutorUnavailable, InvalidRequest, Unsupported
 from guidance_core.executors.trtllm.executor import TrtllmExecutor
 from guidance_core.generation import LoadLoraWeights, LoraAdapter
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 from tests.executors.torch.adapters import merge, save_adapter
 from tests.executors.trtllm.conftest import compile_engine
 

@@ -11,7 +11,7 @@ from guidance_core.errors import GenerationFailed
 from guidance_core.executors.proof import Proof
 from guidance_core.executors.trtllm.choice import Choice
 from guidance_core.generation import Grammar, TokenDelta
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 
 EOS = 0
 

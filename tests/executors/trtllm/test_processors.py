@@ -21,7 +21,7 @@ from guidance_core.executors.trtllm.link import Address, ServiceEnd, WorkerEnd
 from guidance_core.executors.trtllm.request_processor import RequestProcessor
 from guidance_core.executors.trtllm.task import Failure, Report, Task, WorkerSetup
 from guidance_core.generation import Grammar
-from tests.executors.contract import make_request
+from tests.executors.asking import make_request
 
 PROMPT = (5, 6, 7)
 STREAM = 0
