@@ -79,6 +79,7 @@ class Proofs:
     """Makes the proofs of all requests; a grammar that comes again is compiled once.
 
     Attributes:
+        tokenizer: of the model.
         prototypes: of the proofs' matchers.
     """
 
@@ -90,7 +91,7 @@ class Proofs:
             settings: what one grammar may cost.
             deviation: see `Proof`.
         """
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._deviation = deviation
         self.prototypes = Prototypes(tokenizer, settings, thread_name="proofs")
 
@@ -100,7 +101,7 @@ class Proofs:
         Raises:
             InvalidGrammar: llguidance does not take the grammar.
         """
-        return Proof(await self.prototypes.copy_when_compiled(grammar), self._tokenizer, self._deviation)
+        return Proof(await self.prototypes.copy_when_compiled(grammar), self.tokenizer, self._deviation)
 
     def close(self) -> None:
         """Stop the thread."""

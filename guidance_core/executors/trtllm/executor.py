@@ -37,14 +37,12 @@ from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
 from guidance_core.executors.trtllm.sampling import drawn_for, engine_sampling
 from guidance_core.executors.trtllm.task import Failure, Report, Task
+from guidance_core.executors.trtllm.trust import is_trusted
 from guidance_core.generation import GenerationRequest, TokenDelta
 
 _log = logging.getLogger(__name__)
 
 _STATISTICS_SECONDS = 60.0
-
-_WRITTEN_BY_CLIENTS = frozenset({"lark", "llguidance"})
-"""Kinds of grammars in which anything can be said, such as what costs more with every token."""
 
 
 @dataclass(slots=True)
@@ -300,9 +298,9 @@ class TrtllmExecutor(Executor):
         grammar = request.grammar
         has_processors = self._no_processors() is None
         draws = has_processors and (bool(drawn_for(request)) or request.measure_mass)
-        # Where a grammar runs into llguidance's limits, ours fails alone; the engine's own fails all in flight.
-        is_risky = has_processors and grammar is not None and grammar.kind in _WRITTEN_BY_CLIENTS
-        by_engine = grammar is not None and loaded.engine_guides and not draws and not is_risky
+        by_engine = grammar is not None and loaded.engine_guides and not draws
+        if by_engine and grammar is not None and has_processors and loaded.proofs is not None:
+            by_engine = is_trusted(grammar, loaded.proofs.tokenizer)
         processed = draws or (grammar is not None and not by_engine)
         batched = processed and loaded.way == "batched"
         task = Task(next(self._keys), request, index, seed, draws)
