@@ -160,6 +160,8 @@ def save_gemma3(folder: Path) -> Path:
     """Gemma 3: the 16 tokens of an image see each other, in layers with a window that is shorter, too."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     words = tokenizer(folder, list(named.values()), **named)
+    words.add_tokens(["\n" * length for length in (2, 3, 4)])
+    words.save_pretrained(folder)
     processor = transformers.Gemma3Processor(
         transformers.Gemma3ImageProcessorPil(size={"height": _SIDE, "width": _SIDE}),
         words,
@@ -214,6 +216,38 @@ def save_internvl(folder: Path) -> Path:
         size={"height": _SIDE, "width": _SIDE}, crop_to_patches=True, max_patches=4
     )
     return _save_parts(folder, config, "InternVLProcessor", images, image_seq_length=4)
+
+
+def save_mistral3(folder: Path) -> Path:
+    """Mistral 3 with Pixtral: a token behind each row of an image."""
+    words = tokenizer(folder, ["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
+    config = transformers.Mistral3Config(
+        vision_config={**_VISION, "model_type": "pixtral", "image_size": 2 * _SIDE, "head_dim": 16},
+        text_config={"model_type": "mistral", "vocab_size": len(words), "head_dim": 12, **_TEXT},
+        image_token_index=words.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 2 * _SIDE}, patch_size=7)
+    return _save_parts(folder, config, "PixtralProcessor", images, patch_size=7, spatial_merge_size=2)
+
+
+def save_llava_onevision(folder: Path) -> Path:
+    """LLaVA-OneVision: one image is cut into tiles, several are not."""
+    words = tokenizer(folder, ["<image>", "<video>"])
+    pinpoints = [[_SIDE, 2 * _SIDE], [2 * _SIDE, _SIDE], [2 * _SIDE, 2 * _SIDE]]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config={**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        text_config={"model_type": "qwen2", "vocab_size": len(words), **_TEXT},
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    images = transformers.LlavaOnevisionImageProcessorPil(
+        size={"height": _SIDE, "width": _SIDE}, image_grid_pinpoints=pinpoints
+    )
+    options = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
+    return _save_parts(folder, config, "LlavaOnevisionProcessor", images, **options)
 
 
 _QWEN_TOKENS = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]

@@ -63,6 +63,8 @@ class ImageProcessor:
         self.token = token
         self._token_id = int(processor.tokenizer.convert_tokens_to_ids(token))
         self._placeholder_id = placeholder_id
+        added = processor.tokenizer.added_tokens_decoder
+        self._ends_of_texts = {self._token_id, placeholder_id, *(id for id, token in added.items() if token.special)}
         self._check()
 
     @classmethod
@@ -154,12 +156,28 @@ class ImageProcessor:
         placed: list[PromptImage] = []
         end = 0
         for place, image in zip(places, images, strict=True):
-            ids.extend(prompt_ids[end:place])
-            placed.append(PromptImage(image.placeholders + np.int32(len(ids)), image.inputs, image.key))
-            ids.extend(image.token_ids)
+            ids = self._join(self._join(ids, prompt_ids[end:place]), image.token_ids)
+            start = len(ids) - len(image.token_ids)
+            placed.append(PromptImage(image.placeholders + np.int32(start), image.inputs, image.key))
             end = place + 1
-        ids.extend(prompt_ids[end:])
-        return tuple(ids), tuple(placed)
+        return tuple(self._join(ids, prompt_ids[end:])), tuple(placed)
+
+    def _join(self, left: list[int], right: Sequence[int]) -> list[int]:
+        """Two parts of a prompt, one after the other.
+
+        Where text meets text, it is tokenised as one: what stands for an image of Gemma 3 begins and ends with line
+        breaks, of which several in a row are one token. All that follows its first placeholder stays as it is.
+        """
+        begin = max((i + 1 for i, token_id in enumerate(left) if token_id in self._ends_of_texts), default=0)
+        end = next((i for i, token_id in enumerate(right) if token_id in self._ends_of_texts), len(right))
+        before, after = left[begin:], list(right[:end])
+        if not before or not after:
+            return [*left, *right]
+        decode = self._processor.tokenizer.decode
+        texts = [decode(ids, clean_up_tokenization_spaces=False) for ids in (before, after)]
+        if [self.encode(text) for text in texts] != [before, after]:
+            return [*left, *right]  # not how the tokenizer itself writes it
+        return [*left[:begin], *self.encode("".join(texts)), *right[end:]]
 
     def _check(self) -> None:
         images = probe_images()

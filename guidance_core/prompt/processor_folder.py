@@ -29,7 +29,7 @@ def load_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> Any
         return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
     except Exception as error:
         # transformers has no one exception for that: without torchvision, some are about other things altogether.
-        missing = "" if is_torchvision_available() else " (torchvision is not installed, and may be what is missing)"
+        missing = "" if is_torchvision_available() else " (perhaps for want of torchvision: `pip install torchvision`)"
         raise ValueError(f"its processor cannot be loaded: {first_line(error)}{missing}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from guidance_core.errors import InvalidRequest
 from guidance_core.prompt.images import ImageProcessor
 from guidance_core.prompt.model_folder import load_chat_templates
-from tests.vision_models import picture, save_idefics3
+from tests.vision_models import picture, save_gemma3, save_idefics3
 
 IMAGE = 3
 
@@ -39,6 +39,18 @@ def test_an_images_tokens_take_the_place_of_its_placeholder(processor: ImageProc
     assert first.positions[-1] < second.positions[0]
 
 
+def test_text_around_an_image_is_tokenised_together_with_what_stands_for_it(tmp_path: Path) -> None:
+    gemma = ImageProcessor.from_folder(save_gemma3(tmp_path), trust_remote_code=False)
+    picture_of, text = picture(1), "<|user|>Look:\n<start_of_image>\nWhat is <start_of_image>?</s>"
+    ids, images = gemma.place(gemma.encode(text), [gemma.process(picture_of)] * 2)
+    own = gemma.together(text, [picture_of] * 2)["input_ids"][0].tolist()
+    assert list(ids) == own
+    assert gemma.encode("\n\n\n")[0] in own  # the template's line break and the image's two
+    assert [ids[position] for image in images for position in image.positions] == [
+        gemma.encode("<image_soft_token>")[0]
+    ] * 32
+
+
 @pytest.mark.parametrize(("ids", "words"), [([IMAGE, IMAGE], "2 places"), ([50], "writes only 0 of")])
 def test_as_many_images_as_placeholders_are_needed(processor: ImageProcessor, ids: list[int], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
@@ -47,6 +59,8 @@ def test_as_many_images_as_placeholders_are_needed(processor: ImageProcessor, id
 
 class Tokenizer:
     """A token per character; ``#`` is the placeholder."""
+
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def convert_tokens_to_ids(self, token: str) -> int:
         return ord(token)

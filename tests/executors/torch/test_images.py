@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import string
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils.import_utils import is_torchvision_available
 
 from guidance_core.config import ModelSettings, Settings, TorchSettings
 from guidance_core.executors.torch import images
 from guidance_core.executors.torch.engine import Engine
 from guidance_core.executors.torch.messages import Load
 from guidance_core.executors.torch.worker import prepare
-from guidance_core.generation import GenerationRequest, SamplingParams
+from guidance_core.generation import GenerationRequest, Grammar, SamplingParams
 from guidance_core.prompt.images import ImageProcessor
 from guidance_core.prompt.processor_folder import load_processor
 from tests import vision_models
 from tests.vision_models import picture
 
 NEW_TOKENS = 12
+
+
+needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="torchvision is not installed")
 
 
 class Served:
@@ -55,30 +61,33 @@ class Served:
         return GenerationRequest(request_id=text, prompt_ids=ids, sampling=sampling, images=images)
 
     def answers(self, *requests: GenerationRequest, engine: Engine | None = None) -> list[list[int]]:
-        """The tokens of each request's first choice; all run together."""
+        """The tokens of each request's choices, in order; all run together."""
         engine = engine or self.engine
         keys = [next(self._keys) for _ in requests]
-        tokens: dict[int, list[int]] = {key: [] for key in keys}
+        choices = [
+            (key, index) for key, request in zip(keys, requests, strict=True) for index in range(request.sampling.n)
+        ]
+        tokens: dict[tuple[int, int], list[int]] = {choice: [] for choice in choices}
         self.cached: dict[int, int] = {}
         for key, request in zip(keys, requests, strict=True):
             engine.submit(key, request)
-        while engine.runnable:
+        while engine.runnable or engine.compiling:
             stepped = engine.step()
             assert not stepped.failures
             for key, delta in stepped.deltas:
                 if delta.cached_tokens is not None:
                     self.cached[keys.index(key)] = delta.cached_tokens
-                if delta.index == 0:
-                    tokens[key] += delta.token_ids
-        return [tokens[key] for key in keys]
+                tokens[key, delta.index] += delta.token_ids
+        return [tokens[choice] for choice in choices]
 
-    def expected(self, text: str, *seeds: int, **sizes: int) -> list[int]:
-        """What transformers answers."""
+    def expected(self, text: str, *seeds: int, allowed: list[int] | None = None, **sizes: int) -> list[int]:
+        """What transformers answers, of the tokens that are allowed."""
         pictures = [picture(seed, **sizes) for seed in seeds] or None
         text = text.replace("IMAGE", self.image)
         inputs = self.processor(text=text, images=pictures, return_tensors="pt", add_special_tokens=False)
         self.model.generation_config.eos_token_id = None
-        output = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        constraint = {} if allowed is None else {"prefix_allowed_tokens_fn": lambda *_: allowed}
+        output = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **constraint)
         return output[0, inputs["input_ids"].shape[1] :].tolist()
 
 
@@ -141,7 +150,7 @@ def test_another_image_in_the_same_place_is_not_taken_from_the_cache(served: Ser
 
 
 def test_placeholders_without_an_image_are_not_taken_for_one(served: Served) -> None:
-    with_image = served.request("IMAGE what?", 10)
+    with_image = served.request("What is IMAGE then?", 10)
     placeholders_only = replace(with_image, images=())
     one, other = served.answers(with_image), served.answers(placeholders_only)
     assert one != other
@@ -153,8 +162,19 @@ def test_choices_share_one_run_of_the_image(served: Served, monkeypatch: pytest.
     features = images.image_features
     monkeypatch.setattr(images, "image_features", lambda *args: runs.append(1) or features(*args))
     text = "Three times IMAGE"
-    assert served.answers(served.request(text, 11, n=3)) == [served.expected(text, 11)]
+    assert served.answers(served.request(text, 11, n=3)) == [served.expected(text, 11)] * 3
     assert len(runs) == 1
+
+
+def test_forced_tokens_follow_an_image(served: Served) -> None:
+    text, forced, letters = "What is IMAGE?", "<answer>It shows ", string.ascii_lowercase
+    grammar = Grammar(LLMatcher.grammar_from_regex(forced + "[a-z]{12}"), "regex", "", "shows")
+    request = served.request(text, 13)
+    request = replace(request, grammar=grammar, sampling=replace(request.sampling, max_tokens=60))
+    [tokens] = served.answers(request, served.request("a text beside it"))[:1]
+    prefix, allowed = served.images.encode(forced), served.images.encode(letters)
+    assert tokens == prefix + served.expected(text + forced, 13, allowed=allowed)
+    assert served.engine.stats().forced_tokens >= len(prefix)
 
 
 def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(served: Served) -> None:
@@ -175,6 +195,8 @@ def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(served: Served) -> 
         vision_models.save_idefics3,
         vision_models.save_smolvlm,
         vision_models.save_internvl,
+        vision_models.save_llava_onevision,
+        pytest.param(vision_models.save_mistral3, marks=needs_torchvision),
         vision_models.save_qwen2_vl,
         vision_models.save_qwen3_vl,
     ],
@@ -184,6 +206,14 @@ def test_images_of_any_size(tmp_path: Path, save: Callable[[Path], Path]) -> Non
     text = "Compare IMAGE with IMAGE now"
     for sizes in ({"width": 60, "height": 30}, {"width": 30, "height": 60}, {"width": 20, "height": 20}):
         assert served.answers(served.request(text, 1, 2, **sizes)) == [served.expected(text, 1, 2, **sizes)]
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="torchvision is installed")
+def test_a_processor_that_needs_torchvision_says_so(tmp_path: Path) -> None:
+    settings = Settings(torch=TorchSettings(device="cpu", dtype="float32", num_threads=1, max_batch_size=2))
+    _, ready = prepare(Load(vision_models.save_mistral3(tmp_path), settings))
+    assert ready.no_images is not None
+    assert "pip install torchvision" in ready.no_images
 
 
 def test_what_the_model_itself_does_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
