@@ -3,7 +3,8 @@
 A setting is read from the JSON5 files that ``GUIDED_TRTLLM_CONFIG`` names (separated as in ``PATH``; merged in order,
 the last one wins), then from environment variables named ``GUIDED_TRTLLM_<SECTION>__<FIELD>``, such as
 ``GUIDED_TRTLLM_TORCH__MAX_BATCH_SIZE=8`` or ``GUIDED_TRTLLM_EXECUTOR=torch``, then from ``bentoml serve``'s arguments,
-such as ``--arg torch.max_batch_size=8``. ``null`` stands for no value. Unknown names and bad values are errors.
+such as ``--arg torch.max_batch_size=8``. ``null`` stands for no value; an object is written as JSON5. Unknown names and
+bad values are errors.
 
 ``python -m guidance_core.config`` prints the settings in force as a JSON5 file, comments included (`print_config`).
 """
@@ -35,6 +36,19 @@ class BadSettings(Exception):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _object_of_text(value: Any) -> Any:
+    """An object as variables and arguments have it; what is none is left for pydantic to complain about."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json5.loads(value, allow_duplicate_keys=False)
+    except ValueError:
+        return value
+
+
+_TextToObject = BeforeValidator(_object_of_text)
 
 
 class ModelSettings(_Section):
@@ -86,9 +100,11 @@ class ModelSettings(_Section):
         description="How a model is told of the schema that its answer will have to follow (`{schema}` stands for it), "
         "where its chat template has no variable `json_schema`. Empty, and it is not told.",
     )
-    reasoning_budgets: dict[Literal["minimal", "low", "medium", "high", "xhigh", "max"], int | None] = Field(
+    reasoning_budgets: Annotated[
+        dict[Literal["minimal", "low", "medium", "high", "xhigh", "max"], int | None], _TextToObject
+    ] = Field(
         {"minimal": 128, "low": 512, "medium": 2048, "high": 8192, "xhigh": None, "max": None},
-        description="Most tokens of thought for each `reasoning_effort`; `null` is no limit.",
+        description="Most tokens of thought for each `reasoning_effort`; `null`, or one left out, is no limit.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the checkpoint.")
 
@@ -174,12 +190,12 @@ class TrtllmSettings(_Section):
         description="Checkpoints: prepare a step while the last one runs. Our processors then see each token too late, "
         "so requests that need them (seed, logprobs, min_p, typical_p, min_tokens, penalties, …) are refused.",
     )
-    speculative: dict[str, Any] | None = Field(
+    speculative: Annotated[dict[str, Any] | None, _TextToObject] = Field(
         None,
         description="Checkpoints: TensorRT-LLM's speculative decoding, such as `{decoding_type: 'NGram', "
         "max_draft_len: 4}`. Requests that need our processors are then refused.",
     )
-    llm_args: dict[str, Any] = Field(
+    llm_args: Annotated[dict[str, Any], _TextToObject] = Field(
         {}, description="Further arguments of `tensorrt_llm.LLM`, by its own names; none that the settings above set."
     )
     step_timeout: float = Field(

@@ -122,6 +122,26 @@ def test_arguments_of_bentoml_serve_win_over_variables_and_are_read_as_the_field
     assert settings.server.max_choices == 2
 
 
+def test_an_object_in_a_variable_or_an_argument_is_json5() -> None:
+    settings = load_settings(
+        {
+            "GUIDED_TRTLLM_TRTLLM__LLM_ARGS": "{stream_interval: 4, kv_cache_config: {dtype: 'fp8'}}",
+            "GUIDED_TRTLLM_MODEL__REASONING_BUDGETS": '{"low": 9, "max": null}',
+        },
+        {"trtllm.speculative": "{decoding_type: 'NGram', max_draft_len: 4}"},
+    )
+    assert settings.trtllm.llm_args == {"stream_interval": 4, "kv_cache_config": {"dtype": "fp8"}}
+    assert settings.model.reasoning_budgets == {"low": 9, "max": None}
+    assert settings.trtllm.speculative == {"decoding_type": "NGram", "max_draft_len": 4}
+    assert load_settings({"GUIDED_TRTLLM_TRTLLM__SPECULATIVE": "null"}).trtllm.speculative is None
+
+
+@pytest.mark.parametrize("text", ["{stream_interval: ", "4", "stream_interval=4"])
+def test_what_is_no_object_is_refused_where_one_is_wanted(text: str) -> None:
+    with pytest.raises(BadSettings, match=r"^GUIDED_TRTLLM_TRTLLM__LLM_ARGS: .*valid dictionary"):
+        load_settings({"GUIDED_TRTLLM_TRTLLM__LLM_ARGS": text})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
