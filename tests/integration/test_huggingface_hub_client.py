@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import ValidationError
 
-from tests.integration.conftest import Server
+from tests.integration.conftest import MODEL, Server
 
 PROMPT = "The capital of France is"
 
@@ -59,6 +59,26 @@ def test_a_chat_is_answered_under_the_same_address(server: Server) -> None:
     assert "Paris" in whole.choices[0].message.content
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("base", ["tgi", "v1"])
+def test_a_chat_follows_a_schema_and_calls_tools(server: Server, base: str) -> None:
+    client = InferenceClient(base_url=f"{server.url}/{base}", timeout=60)
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["happy", "sad"]}},
+        "required": ["mood"],
+        "additionalProperties": False,
+    }
+    ask = {"messages": [{"role": "user", "content": "How are you?"}], "model": MODEL, "max_tokens": 40}
+    wanted = {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema, "strict": True}}
+    told = client.chat_completion(**ask, response_format=wanted).choices[0].message.content
+    jsonschema.validate(json.loads(told), schema)
+
+    tools = [{"type": "function", "function": {"name": "tell", "description": "Tell", "parameters": schema}}]
+    named = {"type": "function", "function": {"name": "tell"}}
+    [call] = client.chat_completion(**ask, tools=tools, tool_choice=named).choices[0].message.tool_calls
+    jsonschema.validate(json.loads(call.function.arguments), schema)
 
 
 def test_the_client_raises_its_own_errors(client: InferenceClient) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field, SecretStr
@@ -21,8 +23,11 @@ def chat(server: Server) -> ChatOpenAI:
     return ChatOpenAI(model=MODEL, base_url=f"{server.url}/v1", api_key=SecretStr("none"), temperature=0, timeout=60)
 
 
-def test_structured_output_is_of_the_class(chat: ChatOpenAI) -> None:
-    structured = chat.with_structured_output(City, method="json_schema")
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output_is_of_the_class(
+    chat: ChatOpenAI, method: Literal["json_schema", "function_calling"]
+) -> None:
+    structured = chat.with_structured_output(City, method=method, strict=True)
 
     assert isinstance(structured.invoke("Tell me about the capital of France."), City)
 

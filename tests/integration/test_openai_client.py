@@ -244,3 +244,33 @@ def test_responses_are_created_parsed_and_streamed(openai: OpenAI) -> None:
         kinds = [event.type for event in stream]
     assert kinds[0] == "response.created"
     assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
+def test_functions_are_called_as_before_there_were_tools(openai: OpenAI) -> None:
+    functions: Any = [{"name": "forecast", "parameters": CITY}]
+    ask: list[Any] = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    options: dict[str, Any] = {"model": MODEL, "functions": functions, "temperature": 0, "max_tokens": 60}
+    choice = openai.chat.completions.create(messages=ask, function_call={"name": "forecast"}, **options).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.function_call is not None
+    jsonschema.validate(json.loads(choice.message.function_call.arguments), CITY)
+    ask += [choice.message.model_dump(), {"role": "function", "name": "forecast", "content": "Sunny."}]
+    answer = openai.chat.completions.create(messages=ask, function_call="none", **options)
+    assert answer.choices[0].message.function_call is None
+
+
+def test_a_responses_whole_output_goes_back_into_its_input(openai: OpenAI) -> None:
+    tools: list[Any] = [{"type": "function", "name": "forecast", "parameters": CITY}]
+    said: list[Any] = [{"role": "user", "content": "How will the weather be in Rome?"}]
+    options: dict[str, Any] = {"model": MODEL, "tools": tools, "temperature": 0}
+    first = openai.responses.create(
+        input=said, tool_choice={"type": "function", "name": "forecast"}, max_output_tokens=60, **options
+    )
+    [call] = first.output
+    assert call.type == "function_call"
+    said += [*first.output, {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}]
+    *_, last = openai.responses.create(input=said, tool_choice="none", max_output_tokens=8, stream=True, **options)
+    assert last.type == "response.incomplete"
+    said += [*last.response.output, {"role": "user", "content": "Thanks!"}]
+    third = openai.responses.create(input=said, tool_choice="none", truncation="auto", max_output_tokens=4, **options)
+    assert [item.type for item in third.output] == ["message"]

@@ -29,10 +29,11 @@ class TextFormat(BaseModel):
 
 
 class JsonObjectFormat(BaseModel):
-    """Any JSON object."""
+    """Any JSON object, or one of a schema, as `huggingface_hub` writes it."""
 
     model_config = _STRICT
     type: Literal["json_object"]
+    value: JsonSchema | None = Field(None, description="A schema that the object validates against.")
 
 
 Strictness = Annotated[
@@ -175,8 +176,10 @@ def _candidates(body: ConstraintFields) -> list[tuple[str, Callable[[Any], Const
             ("structured_outputs.json_object", _json_object, outputs.json_object or None),
         ]
     match body.response_format:
-        case JsonObjectFormat():
+        case JsonObjectFormat(value=None):
             candidates.append(("response_format", _json_object, True))
+        case JsonObjectFormat(value=schema):
+            candidates.append(("response_format.value", constraint.json_schema, schema))
         case JsonSchemaFormat(json_schema=named):
             param = "response_format.json_schema.schema"
             make = partial(constraint.json_schema, exact=named.strict == "exact")

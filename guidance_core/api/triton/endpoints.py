@@ -128,6 +128,7 @@ DIALECT = Dialect(
         "/infer": "Tensors are not taken: POST …/generate or …/generate_stream takes the inputs as JSON.",
         "/load": _AS_IT_STARTED,
         "/unload": _AS_IT_STARTED,
+        "sharedmemory/status": "No memory is shared: requests bring their inputs.",
         "/trace/setting": "Traces are set by BentoML's configuration.",
         "/logging": "Logs are set by BentoML's configuration.",
     },

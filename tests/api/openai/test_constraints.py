@@ -88,3 +88,18 @@ async def test_bad_ones_are_refused_by_name(client: httpx.AsyncClient, fields: d
 
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+async def test_a_json_object_may_have_a_schema_as_huggingface_hub_writes_it(
+    client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for value, status in ((schema, 200), ({"type": "thing"}, 400)):
+        body = {**CHAT, "response_format": {"type": "json_object", "value": value}}
+        response = await client.post("/v1/chat/completions", json=body)
+        assert response.status_code == status, response.text
+    assert response.json()["error"]["param"] == "response_format.value"
+    [request] = executor.requests
+    assert request.grammar is not None
+    assert loaded.grammars.accepts(request.grammar, b'{"a": 1}')
+    assert not loaded.grammars.accepts(request.grammar, b"{}")

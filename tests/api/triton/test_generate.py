@@ -401,6 +401,7 @@ async def test_the_repository_has_the_model_by_each_of_its_names(
         ("POST", f"/v2/models/{MODEL}/infer", "/generate"),
         ("POST", f"/v2/repository/models/{MODEL}/load", "one model"),
         ("GET", "/v2/trace/setting", "BentoML"),
+        ("GET", "/v2/systemsharedmemory/status", "requests bring"),
     ],
 )
 async def test_what_triton_has_besides_is_refused_with_what_there_is_instead(
