@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+from guidance_core.prompt.processor_folder import load_processor
 from tests.integration.conftest import ROOT, serving
-from tests.vision_models import picture, save_idefics3
+from tests.vision_models import picture, save_qwen2_5_vl
 
 NAME = "tiny-vision"
 NEW_TOKENS = 10
@@ -25,7 +26,7 @@ NEW_TOKENS = 10
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_idefics3(tmp_path_factory.mktemp("idefics3"))
+    return save_qwen2_5_vl(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +53,15 @@ def conversation(*seeds: int) -> list[Any]:
 
 def expected(folder: Path, *seeds: int) -> str:
     """What transformers answers."""
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = load_processor(folder, AutoConfig.from_pretrained(folder), trust_remote_code=False)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     content = [{"type": "text", "text": "Compare: "}, *({"type": "image"} for _ in seeds)]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    messages = [{"role": "user", "content": content}]
+    prompt = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     pictures = [picture(seed, width=100) for seed in seeds]
     inputs = processor(text=prompt, images=pictures, return_tensors="pt", add_special_tokens=False)
     output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-    text: str = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    text: str = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return text
 
 
