@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
 from pydantic_core import to_json
 
 from guidance_core.errors import InvalidGrammar
 from guidance_core.generation import GrammarKind
+from guidance_core.grammar.gbnf import is_gbnf, lark_from_gbnf
 from guidance_core.grammar.json_schema import Translation, translations
 from guidance_core.grammar.lark_text import enforceable, enforceable_grammars
 from guidance_core.grammar.reasoning import Thoughts, with_thoughts
@@ -144,13 +144,8 @@ def ebnf(text: Any) -> Constraint:
     Raises:
         InvalidGrammar: not a string, or GBNF that does not translate.
     """
-    gbnf = _constraint("lark", text).definition
-    try:
-        return lark(any_to_lark(gbnf))
-    except InvalidGrammar:
-        raise
-    except Exception as error:  # the translator has no base class for its errors
-        raise InvalidGrammar(f"The GBNF grammar could not be read: {error}") from error
+    definition = _constraint("lark", text).definition
+    return lark(lark_from_gbnf(definition) if is_gbnf(definition) else definition)
 
 
 def llguidance(grammar: Any) -> Constraint:

@@ -17,13 +17,16 @@ from guidance_core.grammar.constraint import Constraint
 
 LETTERS = "abcdefghij"
 
+Judge = Callable[[str], bool]
+"""Whether a whole answer satisfies a constraint."""
+
 
 @dataclass(frozen=True)
 class Judged:
     """A constraint and whether a whole answer satisfies it."""
 
     constraint: Constraint
-    satisfied_by: Callable[[str], bool]
+    satisfied_by: Judge
 
 
 def random_constraint(draw: random.Random) -> Judged:

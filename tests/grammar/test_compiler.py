@@ -153,6 +153,13 @@ async def test_a_grammar_that_crashes_llguidance_is_refused_beside_functions_and
             await compiler.compile(hidden)
 
 
+async def test_a_grammar_under_which_no_text_can_begin_is_refused(compiler: GrammarCompiler) -> None:
+    for grammar in ("start: x\nx: x", 'start: "" x\nx: x "a"'):
+        with pytest.raises(InvalidGrammar, match="none that llguidance can begin"):
+            await compiler.compile(constraint.lark(grammar))
+    assert await compiler.compile(constraint.lark('start: ""'))
+
+
 def test_a_grammar_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_SECONDS", 0.001)
     assert trial.crashes('start: "a"') == "takes longer than 0.001 s to compile"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from guidance_core.grammar.standing import has_ended, may_end
+from guidance_core.grammar.standing import failure, has_ended, may_end
 
 TOKENIZER = LLTokenizer("byte")
 
@@ -34,3 +36,9 @@ def test_a_matcher_that_gave_up_has_ended_nothing() -> None:
     assert matcher.is_stopped()
     assert not has_ended(matcher)
     assert not may_end(matcher)
+
+
+def test_a_panic_is_told_without_its_stack() -> None:
+    panicked = Mock(LLMatcher)
+    panicked.get_error.return_value = "panic: assertion failed: bt == 0\n<backtrace>\n   0: <unknown>\n</backtrace>"
+    assert failure(panicked) == "panic: assertion failed: bt == 0"

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from llguidance import LLTokenizer
+
+from guidance_core.errors import InvalidGrammar
+from guidance_core.grammar import constraint
+from guidance_core.grammar.gbnf import is_gbnf, lark_from_gbnf
+from tests.grammar.test_constraint import accepts
+
+
+@pytest.mark.parametrize(
+    ("grammar", "texts", "others"),
+    [
+        (r'root ::= "\u0041bc" [\u0042CD]', ["AbcB", "AbcD"], ["䆼B", "䆼CD"]),
+        (r"root ::= [a&&b] [+--] [a\-z]", ["&,-", "a+z"], ["a.b", "b,m"]),
+        (r'root ::= "[\"\\" .', ['["\\\n', '["\\é'], ['["\\']),
+        ('root ::= ("a"+)* # "c"\n', ["", "aaa"], ["c"]),
+        ('root ::= start-rule |\n  "c"{0}\nstart-rule ::= (\n"a"\n| "b" )', ["a", "b", ""], ["c", "ab"]),
+        ('root ::= "(" root ")" | x\nx ::= [0-9]{2,3}', ["((12))", "123"], ["(1)", "(12"]),
+        ('root ::= aB "-" a-b\naB ::= "1"\na-b ::= "2"', ["1-2"], ["1-1", "2-1"]),
+    ],
+)
+def test_gbnf_is_read_as_llama_cpp_does(
+    grammar: str, texts: list[str], others: list[str], ll_tokenizer: LLTokenizer
+) -> None:
+    for text in texts:
+        assert accepts(ll_tokenizer, constraint.ebnf(grammar), text), text
+    for text in others:
+        assert not accepts(ll_tokenizer, constraint.ebnf(grammar), text), text
+
+
+@pytest.mark.parametrize(
+    ("grammar", "why"),
+    [
+        ('rule ::= "a"', 'no rule "root"'),
+        ("root ::= other", "'other'"),
+        ('root ::= "a"\nroot ::= "b"', "line 2 has the rule 'root' a second time"),
+        ('root ::= "a', "does not end"),
+        ("root ::= [z-a]", "swapped"),
+        ("root ::= []", "empty class"),
+        ("root ::= +", "repetition of nothing"),
+        ('root ::= "a" !', "'!'"),
+        (r'root ::= "\ud800"', "no character"),
+        ("root ::= " + "(" * 5000, "too deep"),
+    ],
+)
+def test_what_is_no_gbnf_is_refused(grammar: str, why: str) -> None:
+    with pytest.raises(InvalidGrammar, match=re.escape(why)):
+        lark_from_gbnf(grammar)
+
+
+def test_lark_is_told_from_gbnf_by_how_it_defines() -> None:
+    assert is_gbnf('# start: x\nroot\t::= "a"')
+    assert not is_gbnf('?start: "root ::= x"\n  | a\na: "::="')
