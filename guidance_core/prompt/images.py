@@ -168,7 +168,7 @@ class ImageProcessor:
         Where text meets text, it is tokenised as one: what stands for an image of Gemma 3 begins and ends with line
         breaks, of which several in a row are one token. All that follows its first placeholder stays as it is.
         """
-        begin = max((i + 1 for i, token_id in enumerate(left) if token_id in self._ends_of_texts), default=0)
+        begin = next((i + 1 for i in reversed(range(len(left))) if left[i] in self._ends_of_texts), 0)
         end = next((i for i, token_id in enumerate(right) if token_id in self._ends_of_texts), len(right))
         before, after = left[begin:], list(right[:end])
         if not before or not after:

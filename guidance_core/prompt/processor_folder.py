@@ -57,6 +57,7 @@ def _load_without_videos(processor_class: Any, folder: Path, *, trust_remote_cod
         def get_attributes(cls) -> list[str]:
             return [name for name in super().get_attributes() if name != _VIDEOS]
 
+    WithoutVideos.__name__ = processor_class.__name__  # for messages
     options, _ = processor_class.get_processor_dict(folder)
     parts = {
         "image_processor": AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code),  # type: ignore[no-untyped-call]
