@@ -118,10 +118,7 @@ def _weights(folder: Path) -> list[Path]:
     """The weight files: safetensors where there are any, else PyTorch's."""
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         index = folder / f"{stem}{suffix}.index.json"
-        if index.exists():
-            files = sorted({folder / shard for shard in read_json(index)["weight_map"].values()})
-        else:
-            files = [folder / f"{stem}{suffix}"]
+        files = [folder / name for name in (_shards(index) if index.exists() else [f"{stem}{suffix}"])]
         present = [file for file in files if file.exists()]
         if not present:
             continue
@@ -133,6 +130,15 @@ def _weights(folder: Path) -> list[Path]:
             )
         return files
     raise CannotPack(f"{folder} has no weights: neither model.safetensors (or its index) nor pytorch_model.bin.")
+
+
+def _shards(index: Path) -> list[str]:
+    """The names of the files that an index says the weights are in."""
+    places = read_json(index).get("weight_map")
+    shards = set(places.values()) if isinstance(places, dict) else set()
+    if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+        raise CannotPack(f"{index} does not name the files of the weights beside it. Download it again.")
+    return sorted(shards)
 
 
 def _safetensors_header(file: Path) -> dict[str, Any]:

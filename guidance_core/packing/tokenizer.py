@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from guidance_core.packing.json_files import read_json_if_there
 from guidance_core.packing.package import CannotPack
+from guidance_core.prompt.model_folder import load_chat_templates
 
 FILES = (
     "tokenizer.json",
@@ -56,16 +56,16 @@ def tokenizer_files(folder: Path, *, vocab_size: int | None = None) -> dict[str,
 
 
 def chat_template_sha256(folder: Path) -> str | None:
-    """Names the chat template, where there is one."""
-    template = _chat_template(folder)
-    return hashlib.sha256(template.encode()).hexdigest() if template else None
+    """Names the chat template that is in force, or all where there are several; None where there is none.
 
-
-def _chat_template(folder: Path) -> str:
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = read_json_if_there(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        return json.dumps(template, sort_keys=True)
-    return template or ""
+    Raises:
+        CannotPack: a file that cannot be read.
+    """
+    try:
+        templates = load_chat_templates(folder)
+    except ValueError as error:
+        raise CannotPack(f"The chat template of {folder} cannot be read: {error}. Download it again.") from None
+    if not templates:
+        return None
+    only = templates["default"] if list(templates) == ["default"] else json.dumps(templates, sort_keys=True)
+    return hashlib.sha256(only.encode()).hexdigest()

@@ -93,6 +93,25 @@ def test_a_missing_shard_is_named(checkpoint: Path) -> None:
         read(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"weight_map": {}},
+        {"weight_map": ["a"]},
+        {"weight_map": {"w": "../w.safetensors"}},
+        {"weight_map": {"w": 1}},
+    ],
+    ids=str,
+)
+def test_an_index_that_names_no_files_beside_it_is_refused(checkpoint: Path, content: dict[str, object]) -> None:
+    (checkpoint.parent / "w.safetensors").touch()
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text(json.dumps(content))
+    with pytest.raises(CannotPack, match=f"{index.name} does not name the files of the weights"):
+        read(checkpoint)
+
+
 def test_a_shard_that_was_cut_off_is_named(checkpoint: Path) -> None:
     shard = sorted(checkpoint.glob("*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:-1])
