@@ -16,7 +16,8 @@ from guidance_core.api.openai.chat import chat_completion
 from guidance_core.api.openai.completions import completion
 from guidance_core.api.openai.responses.bodies import ResponsesBody
 from guidance_core.api.openai.responses.endpoint import create_response
-from guidance_core.api.openai.schemas import ChatCompletion, Completion, ResponseObject
+from guidance_core.api.openai.responses.input_tokens import count_input_tokens
+from guidance_core.api.openai.schemas import ChatCompletion, Completion, InputTokens, ResponseObject
 from guidance_core.api.served_model import ServedModel
 from guidance_core.config import load_settings
 
@@ -55,6 +56,11 @@ class GuidedLLM:
     async def responses(self, request: ResponsesBody, /) -> Response:
         """Answer an input as OpenAI's Responses API does, as JSON or, with `stream`, as server-sent events."""
         return await create_response(self.served, request)
+
+    @bentoml.api(route="/v1/responses/input_tokens", output_spec=InputTokens)
+    async def response_input_tokens(self, request: ResponsesBody, /) -> Response:
+        """Count the tokens of an input."""
+        return await count_input_tokens(self.served, request)
 
     @bentoml.api(input_spec=GenerateBody, output_spec=GeneratedText)
     async def generate(

@@ -20,6 +20,7 @@ def lookups() -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/models", _models),
+            Route("/v1/models/", _models),  # else a model without a name
             Route("/v1/models/{model:path}", _model),
             Route("/health", _ready),  # vLLM's and trtllm-serve's
             Route("/health_check", _ready),  # openai_trtllm's

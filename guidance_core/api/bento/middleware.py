@@ -32,6 +32,7 @@ ROUTES = frozenset(
         "/v1/health/ready",
         "/v1/models",
         "/v1/responses",
+        "/v1/responses/input_tokens",
     }
 )
 """Paths that metrics know by name."""

@@ -108,6 +108,18 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     return ChatRun(model, prompt, compilation, Answer(model, request, text, check_budget(settings, body)), readers)
 
 
+async def chat_prompt(served: ServedModel, body: ChatBody) -> Prompt:
+    """The prompt of a request that is not to be answered.
+
+    Raises:
+        RequestError: as `prompt_of`.
+    """
+    model = served.get(body.model)
+    tools, _, _ = choose(body.tools, body.tool_choice)
+    prompt = await prompt_of(model, served.settings.model, body, tools, constraint_of(body))
+    return replace(prompt, ids=truncated(model, body, prompt.ids, images=len(prompt.images)))
+
+
 def _max_tokens(body: ChatBody) -> int | None:
     if body.max_tokens is None or body.max_completion_tokens in (None, body.max_tokens):
         return body.max_completion_tokens if body.max_tokens is None else body.max_tokens

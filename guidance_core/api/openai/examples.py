@@ -73,4 +73,9 @@ RESPONSES: dict[str, dict[str, Any]] = {
     "stream": {"model": MODEL, "input": "What is the capital of France?", "max_output_tokens": 32, "stream": True},
 }
 
-BY_PATH = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION, "/v1/responses": RESPONSES}
+BY_PATH = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETION,
+    "/v1/responses": RESPONSES,
+    "/v1/responses/input_tokens": {name: RESPONSES[name] for name in ("plain", "tools")},
+}

@@ -141,3 +141,10 @@ class ResponseObject(bentoml.IODescriptor):
     model: str
     output: list[dict[str, Any]] = Field(description="Items of the types `reasoning`, `message` and `function_call`.")
     usage: dict[str, Any] | None
+
+
+class InputTokens(bentoml.IODescriptor):
+    """How many tokens an input has, with all that the chat template adds."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int

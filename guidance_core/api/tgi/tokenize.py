@@ -9,11 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from guidance_core.api.openai.constraints import constraint_of
-from guidance_core.api.openai.conversation import prompt_of
+from guidance_core.api.openai.chat_run import chat_prompt
 from guidance_core.api.openai.functions import with_tools
-from guidance_core.api.openai.requests import truncated
-from guidance_core.api.openai.tools import choose
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.tgi.bodies import GenerateBody
 from guidance_core.api.tgi.openai import MessagesBody
@@ -32,13 +29,10 @@ async def tokenize(served: ServedModel, request: Request) -> Response:
 async def chat_tokenize(served: ServedModel, request: Request) -> Response:
     """What the chat template makes of a chat request, and its tokens; an image is what the template writes for it."""
     body = with_tools((await MessagesBody.from_http_request(request, None)).for_chat(served))
-    model = served.get()
-    tools, _, _ = choose(body.tools, body.tool_choice)
-    prompt = await prompt_of(model, served.settings.model, body, tools, constraint_of(body))
-    kept = len(truncated(model, body, prompt.ids, images=len(prompt.images)))
-    text = prompt.text
-    tokens = await off_the_loop(len(text), lambda: _tokens(model.prompts, text, add_special_tokens=False))
-    return JSONResponse({"tokenize_response": tokens[-kept:], "templated_text": text})
+    prompt = await chat_prompt(served, body)
+    text, prompts = prompt.text, served.get().prompts
+    tokens = await off_the_loop(len(text), lambda: _tokens(prompts, text, add_special_tokens=False))
+    return JSONResponse({"tokenize_response": tokens[-len(prompt.ids) :], "templated_text": text})
 
 
 def _tokens(prompts: PromptTokenizer, text: str, *, add_special_tokens: bool) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ async def test_models_lists_the_one_that_is_served(client: httpx.AsyncClient) ->
     listed = (await client.get("/v1/models")).json()
     one = await client.get(f"/v1/models/{MODEL}")
 
+    assert (await client.get("/v1/models/")).json() == listed
     assert listed["object"] == "list"
     assert listed["data"] == [one.json()]
     assert one.json()["id"] == MODEL
