@@ -188,13 +188,13 @@ class PromptTokenizer:
                 param="messages",
             )
         text = template.render(
-            messages,
+            _with_mark(messages) if continue_final_message else messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt and not continue_final_message,
             variables=variables,
             max_chars=None if context is None else context * self._longest_token,
         )
-        return _cut_after(text, plain_text(messages[-1].get("content"))) if continue_final_message else text
+        return _cut_at_mark(text, plain_text(messages[-1].get("content"))) if continue_final_message else text
 
     def encode_chat(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
         """The token ids of what `chat_text` wrote; the argument and the errors are those of `chat`."""
@@ -275,17 +275,36 @@ class PromptTokenizer:
         return ids
 
 
-def _cut_after(text: str, content: str) -> str:
-    """A rendered chat up to the end of its last message's text, which templates trim."""
+_MARK = "the-answer-goes-on-here"
+"""Written behind the text of a message that is to be continued: what a template writes after it may hold that text
+again, as ``<|im_end|>`` holds ``end``."""
+
+
+def _with_mark(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages with `_MARK` right behind the last one's text, less the white space there, which templates trim."""
+    *before, last = messages
+    content = last.get("content")
+    if isinstance(content, str):
+        return [*before, {**last, "content": content.rstrip() + _MARK}]
+    if not isinstance(content, Sequence) or not content or not isinstance(content[-1], Mapping):
+        return messages
+    *parts, part = content
+    text = part.get("text")
+    marked = {**part, "text": text.rstrip() + _MARK} if isinstance(text, str) and part.get("type") == "text" else part
+    return [*before, {**last, "content": [*parts, marked]}]
+
+
+def _cut_at_mark(text: str, content: str) -> str:
+    """A rendered chat up to the end of its last message's text."""
+    before, found, _ = text.rpartition(_MARK)
     content = content.strip()
-    start = text.rfind(content)
-    if not content or start < 0:
+    if not content or not found or not before.endswith(content):
         raise InvalidRequest(
             "The last message cannot be continued: it has no text, or the model's chat template does not write it as "
             "it is.",
             param="continue_final_message",
         )
-    return text[: start + len(content)]
+    return before
 
 
 def _read_history_template(path: Path, special_tokens: Mapping[str, str]) -> HistoryTemplate:

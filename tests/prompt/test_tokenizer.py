@@ -16,7 +16,7 @@ from guidance_core.errors import ContextLengthExceeded, InvalidRequest, RequestE
 from guidance_core.prompt import PromptTokenizer
 
 from .conftest import MakeFolder
-from .templates import GEMMA, LLAMA3, MISTRAL, PARTS, QWEN
+from .templates import GEMMA, LLAMA3, MISTRAL, PARTS, QWEN, Style
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 ASSISTANT = {"role": "assistant", "content": "  <think>\nhm\n</think>\n\nParis.\n"}
@@ -89,6 +89,34 @@ def test_any_chat_has_the_ids_that_transformers_gives_it(
     style_prompts: PromptTokenizer, style_reference: Any, chat: list[dict[str, Any]]
 ) -> None:
     assert_same(style_prompts, style_reference, chat)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["Paris", "end", "im_end|>", "  The \n", [{"type": "text", "text": "The"}, {"type": "text", "text": "end "}]],
+    ids=str,
+)
+def test_the_last_message_is_continued_right_behind_its_text_whatever_that_is(model_path: Path, content: Any) -> None:
+    prompts = PromptTokenizer.from_folder(model_path)
+    text = prompts.chat_text([USER, {"role": "assistant", "content": content}], continue_final_message=True)
+    written = "The\nend" if isinstance(content, list) else content
+    assert text.partition("<|im_start|>assistant\n")[2].strip() == written.strip()
+    assert text.endswith(written.strip())
+
+
+@pytest.mark.parametrize("content", ["", "  ", None, []], ids=repr)
+def test_a_last_message_without_text_cannot_be_continued(model_path: Path, content: Any) -> None:
+    prompts = PromptTokenizer.from_folder(model_path)
+    with pytest.raises(InvalidRequest, match="cannot be continued") as refused:
+        prompts.chat_text([USER, {"role": "assistant", "content": content}], continue_final_message=True)
+    assert refused.value.param == "continue_final_message"
+
+
+def test_a_last_message_that_the_template_changes_cannot_be_continued(make_folder: MakeFolder) -> None:
+    shouting = Style("{% for message in messages %}{{ message.content | upper }}{% endfor %}", None, "<end>")
+    prompts = PromptTokenizer.from_folder(make_folder(shouting))
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        prompts.chat_text([USER, {"role": "assistant", "content": "It is"}], continue_final_message=True)
 
 
 def test_template_variables_reach_the_template(make_folder: MakeFolder) -> None:
