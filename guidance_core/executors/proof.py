@@ -13,7 +13,7 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import GenerationFailed
 from guidance_core.generation import Grammar
 from guidance_core.grammar.consuming import consume_text
-from guidance_core.grammar.standing import has_ended, may_end
+from guidance_core.grammar.standing import has_ended, may_end, may_end_with
 from guidance_core.guidance.prototypes import Prototypes
 
 
@@ -68,6 +68,10 @@ class Proof:
     def accepting(self) -> bool:
         """The answer so far is in the grammar."""
         return may_end(self._matcher)
+
+    def may_end_with(self, token_id: int) -> bool:
+        """Whether the answer so far is in the grammar with this end token behind it, which the grammar may name."""
+        return may_end_with(self._matcher, token_id)
 
     @property
     def stopped(self) -> bool:

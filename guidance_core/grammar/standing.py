@@ -29,3 +29,12 @@ def failure(matcher: LLMatcher) -> str | None:
 def may_end(matcher: LLMatcher) -> bool:
     """Whether the text so far is in the grammar."""
     return has_ended(matcher) or bool(not matcher.is_error() and matcher.is_accepting())
+
+
+def may_end_with(matcher: LLMatcher, token: int) -> bool:
+    """Whether the text so far is in the grammar with this end token behind it, which the grammar may name itself.
+
+    The matcher is of no more use then.
+    """
+    # `try_consume_tokens` and `validate_tokens` never take an end token that the grammar names.
+    return may_end(matcher) or (bool(matcher.consume_token(token)) and may_end(matcher))

@@ -20,7 +20,7 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidRequest, Unsupported
 from guidance_core.generation import Grammar
 from guidance_core.grammar.compatibility import consume, end_tokens
-from guidance_core.grammar.standing import failure
+from guidance_core.grammar.standing import failure, may_end_with
 from guidance_core.guidance.background import Background
 from guidance_core.guidance.cores import available_cores
 from guidance_core.guidance.ending import Ending
@@ -340,6 +340,13 @@ class GuidanceBatch:
             ending = self._endings.get(self._rows[index][1])
             settled.append(token if ending is None else ending.settle(token))
         return settled
+
+    def may_end_with(self, sequence_id: int, token: int) -> bool:
+        """Whether a sequence's text is in its grammar with this token behind it, if it is an end token.
+
+        Some grammars name the end token themselves: ``start: "a" <|im_end|>``.
+        """
+        return token in self._eos and may_end_with(self._matchers[sequence_id], token)
 
     def commit(self, sampled: Sequence[tuple[int, int]]) -> dict[int, Commit]:
         """Move matchers on by the sampled tokens, and by what the grammar forces after them.

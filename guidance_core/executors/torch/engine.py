@@ -346,6 +346,8 @@ class Engine:
             live.append((sequence, row))
             if times is not None:
                 sequence.add_guidance(times.mask_seconds, times.wait_seconds, row.allowed_mass)
+            if self._guidance is not None and sequence.request.grammar is not None and not sequence.accepting:
+                sequence.accepting = self._guidance.may_end_with(sequence.id, row.token_id)
             sequence.append(row.token_id, row.logprob)
             self._sampled_tokens += 1
         committed = [

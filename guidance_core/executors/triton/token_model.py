@@ -162,6 +162,8 @@ class TokenReader(AnswerReader):
         if self._proof is None or self._proof.accepting:
             return self._last("stop", token)
         if token in self._own_ends:
+            if self._proof.may_end_with(token):
+                return self._last("stop", token)
             raise deviation("it ends where the grammar does not")
         return self._last("length", token)
 

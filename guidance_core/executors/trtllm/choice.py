@@ -114,6 +114,8 @@ class Choice:
     def _finish_at(self, token: int) -> FinishReason:
         if self._proof is None or self._proof.accepting:
             return "stop"
+        if token in self._own_ends and self._proof.may_end_with(token):
+            return "stop"
         if token in self.request.sampling.stop_token_ids:
             return "length"
         raise GenerationFailed("The answer ended where the grammar does not; the service's log may say why.")

@@ -310,6 +310,16 @@ def test_a_stop_token_under_a_grammar_is_a_stop_only_where_the_grammar_may_end(
     assert len(harness.answer(1)) == 2
 
 
+@pytest.mark.parametrize(("lark", "reason"), [('start: "a" <|end|>', "stop"), ('start: "a" <|end|> "b"', "length")])
+def test_an_end_token_that_the_grammar_names_is_a_stop_where_nothing_may_follow(
+    guided: Callable[..., Harness], lark: str, reason: str
+) -> None:
+    harness = guided()
+    harness.engine.submit(1, request(grammar=Grammar(lark, "lark", lark, lark), max_tokens=9))
+    harness.finish()
+    assert (harness.last(1).finish_reason, len(harness.answer(1))) == (reason, 1)
+
+
 def test_under_a_grammar_the_end_waits_for_min_tokens_where_it_can(
     guided: Callable[..., Harness], ll_tokenizer: LLTokenizer, regex_grammar: MakeGrammar
 ) -> None:

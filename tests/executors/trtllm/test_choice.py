@@ -103,3 +103,19 @@ async def test_a_token_outside_of_the_grammar_is_an_error(
     [b] = ll_tokenizer.tokenize_str("b")
     with pytest.raises(GenerationFailed, match="left the grammar"):
         await take(guided("a+"), b)
+
+
+@pytest.mark.parametrize(("lark", "ends"), [('start: "a" <|end|>', True), ('start: "a" <|end|> "b"', False)])
+async def test_an_end_token_that_the_grammar_names_ends_the_answer_where_nothing_may_follow(
+    ll_tokenizer: LLTokenizer, lark: str, ends: bool
+) -> None:
+    proof = Proof(LLMatcher(ll_tokenizer, lark), ll_tokenizer)
+    running = choice(proof=proof, grammar=Grammar(lark, "lark", lark, lark))
+    [letter] = ll_tokenizer.tokenize_str("a")
+    if ends:
+        delta = await take(running, letter, EOS, finish="stop", stop=EOS)
+        assert delta is not None
+        assert delta.finish_reason == "stop"
+    else:
+        with pytest.raises(GenerationFailed, match="where the grammar does not"):
+            await take(running, letter, EOS, finish="stop", stop=EOS)
