@@ -51,6 +51,8 @@ Strings = Annotated[
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
 ]
 TokenId = Annotated[int, Field(ge=0)]
+RepetitionPenalty = Annotated[float, Field(ge=0.001, le=1000)]
+"""Logits divided by it are finite."""
 
 
 class StreamOptions(BaseModel):
@@ -150,7 +152,7 @@ class AnswerFields(BaseModel):
         le=1,
         description="Sample from the tokens whose surprise is nearest to the expected one, until they have this share.",
     )
-    repetition_penalty: float = Field(1.0, gt=0, le=1000, description="Above 1, tokens seen before become less likely.")
+    repetition_penalty: RepetitionPenalty = Field(1.0, description="Above 1, tokens seen before become less likely.")
     min_tokens: int = Field(0, ge=0, description="The answer ends before only where its constraint must.")
     stop_token_ids: list[TokenId] | None = Field(None, description="Tokens that end the answer.")
     ignore_eos: bool = Field(False, description="The model's own end tokens do not end the answer.")

@@ -92,7 +92,7 @@ def with_tool_calls(messages: Sequence[Message]) -> list[Message]:
             call = CalledFunction(name=function.name, arguments=function.arguments)
             calls = [ToolCall(id=f"call_{i}", function=call)]
             message = message.model_copy(update={"function_call": None, "tool_calls": calls})
-        elif message.role == "function":
+        elif message.role == "function" and message.tool_call_id is None:
             if message.name not in ids:
                 raise InvalidRequest(
                     f"'{param}.name' must be the function whose result this is, as a 'function_call' of a message "

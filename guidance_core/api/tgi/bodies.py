@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from guidance_core.api.openai.bodies import RequestBody
+from guidance_core.api.openai.bodies import RepetitionPenalty, RequestBody
 from guidance_core.api.openai.refused_fields import Refused
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
@@ -68,7 +68,9 @@ class GenerateParameters(BaseModel):
     typical_p: float | None = Field(
         None, gt=0, le=1, description="Sample from the tokens whose surprise is nearest to the expected one."
     )
-    repetition_penalty: float | None = Field(None, gt=0, description="Above 1, tokens seen before become less likely.")
+    repetition_penalty: RepetitionPenalty | None = Field(
+        None, description="Above 1, tokens seen before become less likely."
+    )
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=2**64, description="The same seed gives the same answer.")
     best_of: int | None = Field(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import Self
 
-from guidance_core.api.openai.bodies import RequestBody, Strings
+from guidance_core.api.openai.bodies import RepetitionPenalty, RequestBody, Strings
 from guidance_core.api.openai.refused_fields import Refused
 from guidance_core.errors import InvalidRequest
 
@@ -82,7 +82,7 @@ class TritonGenerateBody(RequestBody):
         "the likeliest token is taken.",
     )
     temperature: float = Field(1.0, ge=0, description="0 takes the likeliest token.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Above 1, tokens seen before become less likely.")
+    repetition_penalty: RepetitionPenalty = Field(1.0, description="Above 1, tokens seen before become less likely.")
     presence_penalty: float = Field(0.0, ge=-_MAX_BIAS, le=_MAX_BIAS)
     frequency_penalty: float = Field(0.0, ge=-_MAX_BIAS, le=_MAX_BIAS)
     min_tokens: int | None = Field(None, ge=0, description="The answer ends before only where its constraint must.")

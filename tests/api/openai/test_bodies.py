@@ -52,6 +52,7 @@ async def refusal(client: httpx.AsyncClient, body: dict[str, Any], path: str = "
         ({"top_k": -2}, "top_k"),
         ({"min_p": 1.5}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-320}, "repetition_penalty"),
         ({"min_tokens": 20, "max_tokens": 10}, "min_tokens"),
         ({"top_logprobs": 5}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),

@@ -133,6 +133,11 @@ CALLED = {"role": "assistant", "function_call": {"name": "get_time", "arguments"
         ({"messages": [CALLED, {"role": "function", "content": "9"}]}, "messages[1].name", "function_call"),
         ({"messages": [CALLED, {"role": "function", "name": "get_time"}]}, "messages[1].content", "missing"),
         (
+            {"messages": [CALLED, {"role": "function", "name": "get_time", "tool_call_id": "c", "content": "9"}]},
+            "messages[1].tool_call_id",
+            "goes with the role 'tool'",
+        ),
+        (
             {"messages": [{"role": "assistant", "function_call": {"name": "get_time", "arguments": "[]"}}]},
             "messages[0].function_call.arguments",
             "JSON object",

@@ -267,6 +267,7 @@ async def test_bad_input_is_a_400_in_its_shape_that_names_the_input(
         (ask(temperature=-1), "temperature"),
         (ask(temperature="hot"), "temperature"),
         (ask(presence_penalty=1e308), "presence_penalty"),
+        (ask(repetition_penalty=1e-320), "repetition_penalty"),
         (ask(frequency_penalty=-1e308), "frequency_penalty"),
         (ask(repetition_penalty=0), "repetition_penalty"),
         (ask(presence_penalty="x"), "presence_penalty"),
