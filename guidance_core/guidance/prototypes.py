@@ -42,7 +42,8 @@ class Prototypes:
 
     Attributes:
         hits: copies made of grammars that had been copied before, by another request or another choice of the same.
-        misses: grammars compiled; one that so many used that its lexer had to be built anew counts again.
+        misses: grammars compiled; one whose lexer so many used that it had to be built anew, or that llguidance
+            panicked over, counts again.
         evictions: grammars dropped to make room for others.
     """
 
@@ -107,12 +108,24 @@ class Prototypes:
 
     def _use(self, grammar: Grammar) -> Prototype:
         prototype = self.get(grammar)
+        if _is_broken(prototype):
+            del self._kept[grammar.key]
+            prototype = self.get(grammar)
         self.hits += prototype.copies > 0
         prototype.copies += 1
         return prototype
 
     def _compile(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+
+
+def _is_broken(prototype: Prototype) -> bool:
+    """Whether llguidance panicked over one of the copies, which leaves the lexer that all of them share locked."""
+    if not prototype.copies or not prototype.matcher.done() or prototype.matcher.result().is_error():
+        return False
+    copy = prototype.matcher.result().deep_copy()
+    copy.is_accepting()
+    return bool(copy.is_error())
 
 
 def _copy(matcher: LLMatcher) -> LLMatcher:
