@@ -102,6 +102,13 @@ def test_what_is_no_constraint_is_refused(make: Callable[[Any], Constraint], val
         ('start: "a" "b"\n%ignore " "', "a  b", True),
         ('start: "a" "b"\n%ignore " "', " ab", False),
         ('start: "a" "b"\n%ignore " "', "ab ", False),
+        ('start: "a" "b"*\n%ignore " "', "ab ", True),
+        ('start: A "ab"\nA: /a*/', "aab", False),
+        ("start: A\nA: /(?x) a\n b/", "ab", True),
+        ("start: A\nA: /./", "\n", False),
+        ('start: A\nA: ~"a"', "\n", True),
+        ('start: x\nx[stop="b"]: /a*/', "aab", True),
+        ('start: %json {"type": "null"} | %json {"type": "boolean"}', " null", True),
     ],
 )
 def test_lark_is_read_as_documented(grammar: str, text: str, taken: bool, ll_tokenizer: LLTokenizer) -> None:
