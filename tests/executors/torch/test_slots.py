@@ -50,6 +50,14 @@ def test_the_slot_that_has_been_free_for_the_longest_is_taken() -> None:
     assert slots.longest_prefix(choice([3] * 12)) == 11
 
 
+def test_a_prompt_whose_tokens_are_scored_is_run_as_a_whole() -> None:
+    slots = Slots(2, 64, share=True)
+    fill(slots, SYSTEM)
+    scored = choice([*SYSTEM, 40], prompt_logprobs=0)
+    assert slots.longest_prefix(scored) == 0
+    assert slots.place(scored).cached == 0
+
+
 def test_only_what_was_written_is_offered() -> None:
     slots = Slots(1, 64, share=True)
     fill(slots, SYSTEM, written=6)
