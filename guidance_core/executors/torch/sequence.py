@@ -57,7 +57,7 @@ class Sequence:
             id: see the class.
             key: see the class.
             index: see the class.
-            request: checked before (`executors.limits`).
+            request: checked before (`executors.request_limits`).
             eos_token_ids: the model's own end tokens.
             seed: the request's, or a fresh one where it has none.
             lora: see the class.
