@@ -29,7 +29,7 @@ def with_tools(body: ChatBody) -> ChatBody:
             )
         return body
     for name in ("tools", "tool_choice"):
-        if getattr(body, name) is not None:
+        if getattr(body, name):
             raise InvalidRequest(
                 f"{name!r} and 'functions' exclude each other: use 'tools' and 'tool_choice', their successors.",
                 param=name,

@@ -91,6 +91,15 @@ async def test_without_a_choice_nothing_is_called(client: httpx.AsyncClient, exe
         assert executor.requests[-1].grammar is None
 
 
+async def test_tools_that_are_none_may_come_with_functions(
+    client: httpx.AsyncClient, executor: ScriptedExecutor
+) -> None:
+    response = await client.post("/v1/chat/completions", json={**ASK, "tools": []})
+
+    assert response.status_code == 200, response.text
+    assert executor.requests[0].grammar is not None
+
+
 async def test_calls_and_results_are_told_as_those_of_tools(client: httpx.AsyncClient) -> None:
     arguments = '{"city": "Rome"}'
     call = {"name": "get_weather", "arguments": arguments}
