@@ -295,6 +295,49 @@ def save_qwen3_vl(folder: Path) -> Path:
     return _save_parts(folder, config, "Qwen3VLProcessor", _qwen_images())
 
 
+def save_qwen3_vl_moe(folder: Path) -> Path:
+    """Qwen3-VL with experts."""
+    words = tokenizer(folder, _QWEN_TOKENS, template=_QWEN_TEMPLATE)
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_heads": 2}
+    config = transformers.Qwen3VLMoeConfig(
+        vision_config={**vision, "patch_size": 7, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+        text_config={
+            **_TEXT,
+            "vocab_size": len(words),
+            "head_dim": 12,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "rope_parameters": {**_QWEN_ROPE, "mrope_interleaved": True},
+        },
+        **_qwen_token_ids(words),
+    )
+    return _save_parts(folder, config, "Qwen3VLProcessor", _qwen_images())
+
+
+def save_glm4v(folder: Path) -> Path:
+    """GLM-4.1V: M-RoPE as Qwen2-VL's."""
+    special = [f"<|{name}|>" for name in ("image", "video", "begin_of_image", "end_of_image")]
+    special += ["<|begin_of_video|>", "<|end_of_video|>"]
+    template = TEMPLATE.replace("IMAGE", "<|begin_of_image|>IMAGE<|end_of_image|>")
+    words = tokenizer(folder, special, template=template)
+    names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    ids = words.convert_tokens_to_ids(special)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "num_heads": 2}
+    config = transformers.Glm4vConfig(
+        vision_config={**vision, "image_size": 2 * _SIDE, "patch_size": 7},
+        text_config={
+            **_TEXT,
+            "vocab_size": len(words),
+            "rope_parameters": {**_QWEN_ROPE, "partial_rotary_factor": 1.0},
+        },
+        **{f"{name}_token_id": id for name, id in zip(names, ids, strict=True)},
+    )
+    sizes = {"shortest_edge": 2 * 28 * 28, "longest_edge": 2 * 56 * 56}
+    images = transformers.Glm4vImageProcessorPil(patch_size=7, merge_size=2, size=sizes)
+    return _save_parts(folder, config, "Glm4vProcessor", images)
+
+
 def _qwen_images() -> Any:
     return transformers.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, min_pixels=14 * 14, max_pixels=56 * 56)
 

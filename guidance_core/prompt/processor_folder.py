@@ -8,9 +8,12 @@ from typing import Any
 
 _VIDEOS = "video_processor"
 
+_UNUSED = {_VIDEOS, "feature_extractor"}
+"""Parts that only videos and audio need."""
+
 
 def load_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> Any:
-    """Load a processor of transformers; where torchvision is missing, without the part that only videos need.
+    """Load a processor of transformers; where torchvision is missing, without parts that only videos or audio need.
 
     Args:
         folder: a Hugging Face model folder.
@@ -23,14 +26,17 @@ def load_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> Any
     from transformers import AutoProcessor
     from transformers.utils.import_utils import is_torchvision_available
 
+    hint = ""
     try:
-        if not is_torchvision_available() and (processor_class := _class_with_videos(config)) is not None:
-            return _load_without_videos(processor_class, folder, trust_remote_code=trust_remote_code)
+        if not is_torchvision_available():
+            processor_class = _class_with_videos(config)
+            if processor_class is not None:
+                return _load_for_images(processor_class, folder, trust_remote_code=trust_remote_code)
+            # transformers has no one exception for that: some are about other things altogether.
+            hint = " (perhaps for want of torchvision: `pip install torchvision`)"
         return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
     except Exception as error:
-        # transformers has no one exception for that: without torchvision, some are about other things altogether.
-        missing = "" if is_torchvision_available() else " (perhaps for want of torchvision: `pip install torchvision`)"
-        raise ValueError(f"its processor cannot be loaded: {first_line(error)}{missing}") from error
+        raise ValueError(f"its processor cannot be loaded: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -48,23 +54,22 @@ def _class_with_videos(config: Any) -> Any | None:
     return processor_class if processor_class is not None and needed <= _parameters(processor_class) else None
 
 
-def _load_without_videos(processor_class: Any, folder: Path, *, trust_remote_code: bool) -> Any:
-    """What `from_pretrained` does, but for the video processor, of which only the class needs torchvision."""
+def _load_for_images(processor_class: Any, folder: Path, *, trust_remote_code: bool) -> Any:
+    """What `from_pretrained` does, but for parts that images do not need: the one for videos needs torchvision."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    class WithoutVideos(processor_class):  # type: ignore[misc]
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in super().get_attributes() if name != _VIDEOS]
+    class ForImages(processor_class):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
 
-    WithoutVideos.__name__ = processor_class.__name__  # for messages
+    ForImages.__name__ = processor_class.__name__  # for messages
     options, _ = processor_class.get_processor_dict(folder)
     parts = {
         "image_processor": AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code),  # type: ignore[no-untyped-call]
         "tokenizer": AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code),
-        _VIDEOS: None,
+        **dict.fromkeys(_UNUSED & _parameters(processor_class)),
     }
-    return WithoutVideos(**{name: options[name] for name in options.keys() & _parameters(processor_class)} | parts)
+    return ForImages(**{name: options[name] for name in options.keys() & _parameters(processor_class)} | parts)
 
 
 def _parameters(processor_class: Any) -> set[str]:
