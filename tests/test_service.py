@@ -25,6 +25,7 @@ def test_its_endpoints_are_the_documented_ones() -> None:
         "/v1/chat/completions": "chat_completions",
         "/v1/completions": "completions",
         "/v1/responses": "responses",
+        "/v1/responses/input_tokens": "response_input_tokens",
         "/generate": "generate",
     }
     assert {api.name for api in service.GuidedLLM.apis.values() if api.is_stream} == {"generate"}
