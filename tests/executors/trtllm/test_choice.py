@@ -119,3 +119,8 @@ async def test_an_end_token_that_the_grammar_names_ends_the_answer_where_nothing
     else:
         with pytest.raises(GenerationFailed, match="where the grammar does not"):
             await take(running, letter, EOS, finish="stop", stop=EOS)
+
+
+def test_a_choice_that_is_cut_off_at_once_ends_with_stop_and_counts_nothing() -> None:
+    delta = choice().cut_off()
+    assert (delta.token_ids, delta.finish_reason, delta.cached_tokens) == ((), "stop", 0)
