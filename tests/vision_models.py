@@ -186,6 +186,38 @@ def save_gemma3(folder: Path) -> Path:
     return _save(folder, config, processor)
 
 
+def save_gemma4(folder: Path) -> Path:
+    """Gemma 4, of the sizes without embeddings per layer: image tokens see each other in layers with a window only."""
+    named = {"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"}
+    named |= {"boa_token": "<|audio>", "eoa_token": "<audio|>", "audio_token": "<|audio|>"}
+    words = tokenizer(folder, list(dict.fromkeys(["<|image|>", "<|video|>", *named.values()])), **named)
+    config = transformers.Gemma4Config(
+        vision_config={
+            **{name: value for name, value in _VISION.items() if name != "image_size"},
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 64,
+        },
+        text_config={
+            **_TEXT,
+            "vocab_size": len(words),
+            "vocab_size_per_layer_input": len(words),
+            "hidden_size_per_layer_input": 0,
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "sliding_window": 30,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "use_bidirectional_attention": "vision",
+        },
+        audio_config=None,
+        **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items() if name != "eoa_token"},
+        video_token_id=words.convert_tokens_to_ids("<|video|>"),
+    )
+    images = transformers.Gemma4ImageProcessorPil(patch_size=7, pooling_kernel_size=2, max_soft_tokens=70)
+    return _save_parts(folder, config, "Gemma4Processor", images)
+
+
 def save_smolvlm(folder: Path) -> Path:
     """SmolVLM: Idefics3's tiles, and a processor that takes videos too."""
     special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *_TILES]

@@ -186,8 +186,14 @@ class AttentionPlan:
         chunks: those of many tokens, or with blocks, after them.
     """
 
-    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
-        """Plan a pass over these spans, all of different slots."""
+    def __init__(self, spans: Sequence[Span], device: torch.device, *, blocks_in_windows_only: bool = False) -> None:
+        """Plan a pass.
+
+        Args:
+            spans: all of different slots.
+            device: where the masks are made.
+            blocks_in_windows_only: layers without a window see a span's blocks as they see other tokens (Gemma 4).
+        """
         single = [i for i, span in enumerate(spans) if span.length == 1 and not span.blocks]
         short = [i for i, span in enumerate(spans) if 1 < span.length <= _MOST_QUERIES and not span.blocks]
         chunks = [i for i, span in enumerate(spans) if span.length > _MOST_QUERIES or span.blocks]
@@ -196,6 +202,7 @@ class AttentionPlan:
         self.groups = [Group([spans[i] for i in group], device) for group in groups]
         self.chunks = [spans[i] for i in chunks]
         self._device = device
+        self._blocks_in_windows_only = blocks_in_windows_only
         self._alone: dict[Span, Group] = {}
         self._masks: dict[tuple[Span, int | None], torch.Tensor | None] = {}
 
@@ -211,15 +218,18 @@ class AttentionPlan:
         Keys begin where the chunk's first token sees its first one: at `first_key`.
         """
         if (chunk, window) not in self._masks:
-            plain = chunk.start == 0 and (window is None or chunk.length <= window) and not chunk.blocks
+            plain = chunk.start == 0 and (window is None or chunk.length <= window) and not self._blocks(chunk, window)
             self._masks[chunk, window] = None if plain else self._make_mask(chunk, window)
         return self._masks[chunk, window]
+
+    def _blocks(self, chunk: Span, window: int | None) -> tuple[tuple[int, int], ...]:
+        return () if window is None and self._blocks_in_windows_only else chunk.blocks
 
     def _make_mask(self, chunk: Span, window: int | None) -> torch.Tensor:
         queries = torch.arange(chunk.start, chunk.end, device=self._device)[:, None]
         keys = torch.arange(first_key(chunk.start, window), chunk.end, device=self._device)
         mask = keys <= queries
-        for first, end in chunk.blocks:
+        for first, end in self._blocks(chunk, window):
             mask |= (queries >= first) & (queries < end) & (keys >= first) & (keys < end)
         return mask if window is None else mask & (keys > queries - window)
 

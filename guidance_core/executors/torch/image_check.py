@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,19 +32,24 @@ _HALF_TOLERANCE = 0.05
 """The same in half precision."""
 
 
+Sight = Literal["before", "each other", "each other in windows"]
+"""What the tokens of an image see: what comes before them, or besides that each other, in all layers or in those with a
+sliding window."""
+
+
 class ImageSupport(NamedTuple):
     """How a model takes images.
 
     Attributes:
         refusal: why it takes none, for the end of a sentence; None where it does.
-        whole: whether the tokens of an image see each other.
+        sight: see `Sight`.
     """
 
     refusal: str | None
-    whole: bool = False
+    sight: Sight = "before"
 
 
-def check_images(model: Any, processor: ImageProcessor) -> bool:
+def check_images(model: Any, processor: ImageProcessor) -> Sight:
     """Compare what the model's language model gets with what the runner would give it.
 
     Leaves the language model with an attention implementation of its own: set the one to use afterwards.
@@ -54,7 +59,7 @@ def check_images(model: Any, processor: ImageProcessor) -> bool:
         processor: the model's.
 
     Returns:
-        Whether the tokens of an image see each other, and not only what comes before them.
+        What the tokens of an image see.
 
     Raises:
         ValueError: they differ; the message says in what.
@@ -72,15 +77,15 @@ def check_images(model: Any, processor: ImageProcessor) -> bool:
         _check_others(model, seen, len(token_ids), layout)
         _check_positions(model, seen.get("position_ids"), len(token_ids), [image for image, *_ in layout])
         _check_embeddings(model, seen.get("inputs_embeds"), token_ids, layout)
-        whole = _check_masks(
+        sight = _check_masks(
             model,
             {name: tensor for name, tensor in inputs.items() if name != "attention_mask"},
             [block for image, *_ in layout for block in image.blocks],
         )
     # The scheduler may leave out a prompt's last token, but never one that others see.
-    if whole and any(image.placeholders[-1] == len(image.token_ids) - 1 for image in processed):
+    if sight != "before" and any(image.placeholders[-1] == len(image.token_ids) - 1 for image in processed):
         raise ValueError("its image tokens see each other, and nothing marks their end")
-    return whole
+    return sight
 
 
 def image_support(model: Any, folder: Path, *, trust_remote_code: bool) -> ImageSupport:
@@ -95,7 +100,7 @@ def image_support(model: Any, folder: Path, *, trust_remote_code: bool) -> Image
         return ImageSupport("this model takes text only")
     try:
         processor = ImageProcessor.from_folder(folder, trust_remote_code=trust_remote_code)
-        return ImageSupport(None, whole=check_images(model, processor))
+        return ImageSupport(None, check_images(model, processor))
     except Exception as error:  # whatever the model's code raises: its text can be served all the same
         reason = str(error).rstrip(".") or type(error).__name__
         logger.warning("Images are refused: %s cannot be served with them: %s.", type(model).__name__, reason)
@@ -196,14 +201,13 @@ def _check_close(name: str, expected: torch.Tensor, ours: torch.Tensor, dtype: t
         )
 
 
-def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor], blocks: Sequence[tuple[int, int]]) -> bool:
+def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor], blocks: Sequence[tuple[int, int]]) -> Sight:
     tokens = inputs["input_ids"].shape[1]
     positions = torch.arange(tokens, device=model.device)
     whole = torch.zeros(tokens, tokens, dtype=torch.bool, device=model.device)
     for first, end in blocks:
         whole[first:end, first:end] = True
-    causal_layers: list[bool] = []
-    whole_layers: list[bool] = []
+    matches: dict[Sight, list[bool]] = {"before": [], "each other": [], "each other in windows": []}
 
     def mask(*, mask_function: Callable[..., torch.Tensor], **_: object) -> torch.Tensor:
         zero = torch.zeros((), dtype=torch.int64, device=model.device)
@@ -220,18 +224,18 @@ def _check_masks(model: Any, inputs: Mapping[str, torch.Tensor], blocks: Sequenc
     ) -> tuple[torch.Tensor, None]:
         first = torch.tensor([first_key(position, sliding_window) for position in range(tokens)], device=model.device)
         causal, window = positions[None] <= positions[:, None], positions[None] >= first[:, None]
-        for layers, allowed in ((causal_layers, causal & window), (whole_layers, (causal | whole) & window)):
-            layers.append(attention_mask is not None and torch.equal(attention_mask[0, 0], allowed))
+        blocks_in_window = causal if sliding_window is None else causal | whole
+        for layers, seen in zip(matches.values(), (causal, causal | whole, blocks_in_window), strict=True):
+            layers.append(attention_mask is not None and torch.equal(attention_mask[0, 0], seen & window))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
 
     AttentionInterface.register(_NAME, attention)
     AttentionMaskInterface.register(_NAME, mask)
     model.set_attn_implementation(implementations(model, _NAME))
     model(**inputs, use_cache=False)
-    if causal_layers and all(causal_layers):
-        return False
-    if whole_layers and all(whole_layers):
-        return True
+    for sight, layers in matches.items():
+        if layers and all(layers):
+            return sight
     raise ValueError(
         "its image tokens see neither only what comes before them nor, besides that, each other, within each image"
     )

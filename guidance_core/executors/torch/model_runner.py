@@ -93,7 +93,7 @@ class ModelRunner:
         self._cache = KVCache(self_check.SLOTS, self_check.LENGTH)
         self._lora = lora
         self._images = ImageEncoder(self._model)
-        self.whole_images = False
+        self.whole_images = self._blocks_in_windows_only = False
         self._adapted = AdaptedLayers(self._model)
         self._adaptable: dict[str, tuple[int, int]] = {}
         try:
@@ -102,9 +102,9 @@ class ModelRunner:
                 self._adaptable = adaptable_layers(
                     self._model, lambda: self_check.reference_logits(self._model, self.device), self_check.LENGTH
                 )
-            self.no_images, self.whole_images = image_check.image_support(
-                self._model, model_path, trust_remote_code=trust_remote_code
-            )
+            support = image_check.image_support(self._model, model_path, trust_remote_code=trust_remote_code)
+            self.no_images, self.whole_images = support.refusal, support.sight != "before"
+            self._blocks_in_windows_only = support.sight == "each other in windows"
             self_check.check_masks(self._model, self.max_model_len, self.device)
             self._model.set_attn_implementation(image_check.implementations(self._model, attention.NAME))
             if settings.packed_linear and can_pack(self.device, self.dtype):
@@ -133,7 +133,7 @@ class ModelRunner:
         spans = [
             Span(segment.slot, segment.start, len(segment.token_ids), self._blocks(segment)) for segment in segments
         ]
-        plan = AttentionPlan(spans, self.device)
+        plan = AttentionPlan(spans, self.device, blocks_in_windows_only=self._blocks_in_windows_only)
         ids: list[int] = []
         positions: list[int] = []
         cache_rows: list[int] = []

@@ -90,6 +90,14 @@ def test_every_token_attends_to_its_own_sequence_only(spans, heads, kv_heads, dt
         torch.testing.assert_close(output[0, rows].float(), expected, atol=tolerance, rtol=tolerance)
 
 
+def test_blocks_may_be_seen_in_windows_only():
+    span = Span(0, 3, 20, ((5, 12),))
+    everywhere, in_windows = AttentionPlan([span], CPU), AttentionPlan([span], CPU, blocks_in_windows_only=True)
+    first, last = 5 - span.start, 11
+    assert [plan.chunk_mask(span, None)[first, last].item() for plan in (everywhere, in_windows)] == [True, False]
+    assert [plan.chunk_mask(span, 6)[first, last].item() for plan in (everywhere, in_windows)] == [True, True]
+
+
 def test_sequences_of_like_length_share_a_call_and_very_different_ones_do_not():
     assert [group.rows for group in AttentionPlan(RAGGED, CPU).groups] == [4]
     plan = AttentionPlan(VERY_RAGGED, CPU)

@@ -201,6 +201,7 @@ def test_nothing_of_an_image_is_kept_once_its_tokens_are_run(served: Served) -> 
         vision_models.save_qwen3_vl,
         vision_models.save_qwen3_vl_moe,
         vision_models.save_glm4v,
+        vision_models.save_gemma4,
     ],
 )
 def test_images_of_any_size(tmp_path: Path, save: Callable[[Path], Path]) -> None:
