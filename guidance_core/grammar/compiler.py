@@ -17,7 +17,7 @@ from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.consuming import consume_text
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.replay import Replay
-from guidance_core.grammar.standing import failure
+from guidance_core.grammar.standing import failure, may_end
 from guidance_core.grammar.taking import first_taken
 from guidance_core.grammar.threads import deep_stack_pool
 from guidance_core.grammar.trial import crashes
@@ -86,7 +86,7 @@ class GrammarCompiler:
     def accepts(self, grammar: Grammar, text: bytes) -> bool:
         """Whether a whole text is in a grammar."""
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=self._limits)
-        return consume_text(matcher, self._tokenizer, text) and matcher.is_accepting()
+        return consume_text(matcher, self._tokenizer, text) and may_end(matcher)
 
     def replay(self, grammar: Grammar) -> Replay:
         """What llguidance reports on an answer in a grammar; takes as long as compiling it."""

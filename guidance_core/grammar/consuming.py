@@ -32,5 +32,7 @@ def _special_tokens(tokenizer: LLTokenizer) -> tuple[re.Pattern[bytes], dict[byt
     """A pattern that finds them in text, and the id of each; some milliseconds for the largest vocabularies."""
     special = [token for token in range(tokenizer.vocab_size) if tokenizer.is_special_token(token)]
     ids = {tokenizer.decode_bytes([token]): token for token in special if token not in end_tokens(tokenizer)}
+    # Byte-level vocabularies have a token of the byte 0xFF, which llguidance takes for a special one without text.
+    ids.pop(b"", None)
     longest_first = sorted(ids, key=len, reverse=True)
     return re.compile(b"(" + b"|".join(map(re.escape, longest_first)) + b")" if ids else b"(?!)"), ids
