@@ -222,9 +222,11 @@ def save_smolvlm(folder: Path) -> Path:
     """SmolVLM: Idefics3's tiles, and a processor that takes videos too."""
     special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *_TILES]
     words = tokenizer(folder, special)
-    sizes = {"size": {"longest_edge": 4 * _SIDE}, "max_image_size": {"longest_edge": _SIDE}}
+    # Older versions of transformers want tiles of a multiple of as many tokens as a patch has pixels on a side.
+    side = 16
+    sizes = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
     config = transformers.SmolVLMConfig(
-        vision_config={**_VISION, "max_image_size": {"longest_edge": _SIDE}},
+        vision_config={**_VISION, "image_size": side, "patch_size": 4, "max_image_size": {"longest_edge": side}},
         text_config={"model_type": "llama", "vocab_size": len(words), **_TEXT},
         image_token_id=words.convert_tokens_to_ids("<image>"),
         scale_factor=2,

@@ -26,17 +26,16 @@ def load_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> Any
     from transformers import AutoProcessor
     from transformers.utils.import_utils import is_torchvision_available
 
-    hint = ""
     try:
-        if not is_torchvision_available():
-            processor_class = _class_with_videos(config)
-            if processor_class is not None:
-                return _load_for_images(processor_class, folder, trust_remote_code=trust_remote_code)
-            # transformers has no one exception for that: some are about other things altogether.
-            hint = " (perhaps for want of torchvision: `pip install torchvision`)"
+        if not is_torchvision_available() and (processor_class := _class_with_videos(config)) is not None:
+            return _load_for_images(processor_class, folder, trust_remote_code=trust_remote_code)
         return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise ValueError(f"its processor cannot be loaded: {first_line(error)}{hint}") from error
+        reason = first_line(error)
+        if not is_torchvision_available() and "pip install" not in reason:
+            # transformers has no one exception for that: some are about other things altogether.
+            reason += " (perhaps for want of torchvision: `pip install torchvision`)"
+        raise ValueError(f"its processor cannot be loaded: {reason}") from error
 
 
 def first_line(error: Exception) -> str:
