@@ -10,6 +10,7 @@ import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 import service
+from guidance_core.api.bento.middleware import RequestMiddleware
 from guidance_core.config import BadSettings
 
 
@@ -42,5 +43,16 @@ def test_arguments_of_bentoml_serve_are_settings() -> None:
         BentoMLContainer.bento_arguments.set({"torch.max_bach_size": "3"})
         with pytest.raises(BadSettings, match=r"Did you mean torch\.max_batch_size\?"):
             service.GuidedLLM.inner()
+    finally:
+        BentoMLContainer.bento_arguments.reset()
+
+
+def test_arguments_of_bentoml_serve_bound_bodies() -> None:
+    try:
+        BentoMLContainer.bento_arguments.set({"server.max_body_bytes": "300"})
+        application = service.GuidedLLM.to_asgi()
+        assert [m.kwargs for m in application.user_middleware if m.cls is RequestMiddleware] == [
+            {"max_body_bytes": 300}
+        ]
     finally:
         BentoMLContainer.bento_arguments.reset()

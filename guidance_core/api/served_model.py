@@ -91,8 +91,10 @@ class ServedModel:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         if self._loaded is not None:
-            await self._loaded.executor.shutdown()
-            self._loaded.grammars.close()
+            try:
+                await self._loaded.executor.shutdown()
+            finally:
+                self._loaded.grammars.close()
 
     def health(self) -> Health:
         """State now; never blocks."""
@@ -179,22 +181,22 @@ async def load_model(settings: Settings) -> LoadedModel:
         images = None if no_images else await asyncio.to_thread(_images, stored, settings)
         tool_use = _tool_use(prompts, settings)
         tokenizer = await asyncio.to_thread(load_ll_tokenizer, stored.path, limits.vocab_size, limits.eos_token_ids)
+        return LoadedModel(
+            tag=stored.tag,
+            executor=executor,
+            prompts=prompts,
+            tool_use=tool_use,
+            reasoning=_reasoning(prompts),
+            detokenizer=Detokenizer(prompts.tokenizer),
+            fingerprint=_fingerprint(settings, stored),
+            adapters=adapters,
+            images=images,
+            no_images=no_images or "",
+            grammars=GrammarCompiler(tokenizer, settings.guidance),
+        )
     except BaseException:
         await executor.shutdown()
         raise
-    return LoadedModel(
-        tag=stored.tag,
-        executor=executor,
-        prompts=prompts,
-        tool_use=tool_use,
-        reasoning=_reasoning(prompts),
-        detokenizer=Detokenizer(prompts.tokenizer),
-        grammars=GrammarCompiler(tokenizer, settings.guidance),
-        fingerprint=_fingerprint(settings, stored),
-        adapters=adapters,
-        images=images,
-        no_images=no_images or "",
-    )
 
 
 def _tool_use(prompts: PromptTokenizer, settings: Settings) -> ToolUse:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.standing import MATCHERS_PER_LEXER
@@ -91,11 +91,18 @@ class Prototypes:
         return _copy(prototype.matcher.result())
 
     async def copy_when_compiled(self, grammar: Grammar) -> LLMatcher:
-        """As `copy`, without blocking the event loop."""
+        """As `copy`, without blocking the event loop.
+
+        Raises:
+            InvalidGrammar: as `copy`.
+            ExecutorUnavailable: `close` came before the grammar's turn.
+        """
         compiled = self._use(grammar).matcher
         if not compiled.done():
-            # Shielded: a client that goes away must not cancel what another one waits for.
-            await asyncio.shield(asyncio.wrap_future(compiled))
+            # Which cancels nothing when it is cancelled: another client may wait for the same.
+            await asyncio.wait([asyncio.wrap_future(compiled)])
+        if compiled.cancelled():
+            raise ExecutorUnavailable("The service is shutting down.")
         return _copy(compiled.result())
 
     def submit(self, work: Callable[[], T]) -> Future[T]:

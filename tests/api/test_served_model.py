@@ -106,3 +106,20 @@ async def test_what_is_set_of_the_model_reaches_prompts_and_tools(
     assert loaded.prompts.completion("Hi")[0] == 2
     assert loaded.tool_use.format.trigger == "<|endoftext|>"
     loaded.grammars.close()
+
+
+async def test_a_model_that_fails_when_all_is_loaded_leaves_no_executor_behind(
+    model_path: Path, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prompts: object) -> None:
+        raise ValueError("no markers")
+
+    monkeypatch.setattr(served_model, "resolve", lambda tag: StoredModel("smollm2:1", model_path, {}, {}))
+    monkeypatch.setattr(served_model, "check_fits", lambda model, settings: None)
+    monkeypatch.setattr(served_model, "create_executor", lambda path, settings: executor)
+    monkeypatch.setattr(served_model, "_reasoning", fail)
+
+    with pytest.raises(ValueError, match="no markers"):
+        await load_model(Settings())
+
+    assert executor.health().state == "stopped"

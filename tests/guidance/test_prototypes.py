@@ -9,7 +9,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.standing import MATCHERS_PER_LEXER
 from guidance_core.guidance.prototypes import Prototypes
@@ -126,3 +126,25 @@ def test_a_panic_over_one_answer_does_not_fail_those_of_later_requests(
         matcher.try_consume_tokens(ll_tokenizer.tokenize_bytes(b' "ab"'))
         if not matcher.is_error():
             pytest.skip("This llguidance does not panic over what is ignored before a schema.")
+
+
+async def test_who_waits_for_a_grammar_when_the_service_ends_is_told_so(
+    make_prototypes: MakePrototypes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_compiling, may_compile, original = threading.Event(), threading.Event(), Prototypes._compile
+
+    def compile_later(self: Prototypes, source: str) -> LLMatcher:
+        is_compiling.set()
+        may_compile.wait(10)
+        return original(self, source)
+
+    monkeypatch.setattr(Prototypes, "_compile", compile_later)
+    prototypes = make_prototypes(4)
+    busy = asyncio.create_task(prototypes.copy_when_compiled(regex("a")))
+    waiting = asyncio.create_task(prototypes.copy_when_compiled(regex("b")))
+    await asyncio.to_thread(is_compiling.wait)
+    prototypes.close(wait=False)
+    with pytest.raises(ExecutorUnavailable, match="shutting down"):
+        await waiting
+    may_compile.set()
+    assert not (await busy).is_error()

@@ -45,7 +45,8 @@ class OpenAIService(bentoml.Service[T]):
         app.add_exception_handler(HTTPException, http_failure)
         app.add_exception_handler(RequestError, _request_error)
         app.add_exception_handler(Exception, _unexpected_error)
-        app.add_middleware(RequestMiddleware, max_body_bytes=load_settings().server.max_body_bytes)
+        settings = load_settings(arguments=vars(bentoml.use_arguments()))
+        app.add_middleware(RequestMiddleware, max_body_bytes=settings.server.max_body_bytes)
         return app
 
     @property

@@ -48,7 +48,6 @@ class Sequence:
         *,
         eos_token_ids: Tokens[int],
         seed: int,
-        lora: LoadedAdapter | None = None,
         images: Tokens[SequenceImage] = (),
     ) -> None:
         """A choice that nothing has been computed for.
@@ -60,7 +59,6 @@ class Sequence:
             request: checked before (`executors.request_limits`).
             eos_token_ids: the model's own end tokens.
             seed: the request's, or a fresh one where it has none.
-            lora: see the class.
             images: of the request, shared by its choices.
         """
         sampling = request.sampling
@@ -71,7 +69,7 @@ class Sequence:
         self.sampling = sampling
         self.prompt: npt.NDArray[np.int64] = prefix_keys(request.prompt_ids, images)
         self.tokens = list(request.prompt_ids)
-        self.lora = lora
+        self.lora: LoadedAdapter | None = None
         self.images = tuple(images)
         self.grid = grid_positions(len(self.tokens), images)
         self.slot: int | None = None

@@ -12,6 +12,7 @@ from llguidance import LLTokenizer
 
 from guidance_core.config import GuidanceSettings, TorchSettings
 from guidance_core.errors import GenerationFailed, InvalidGrammar, RequestError
+from guidance_core.executors.torch import engine
 from guidance_core.executors.torch.engine import Engine, EngineBroken
 from guidance_core.executors.torch.segment import Segment
 from guidance_core.generation import GenerationRequest, Grammar, TokenDelta
@@ -355,3 +356,32 @@ def test_guided_and_free_requests_mix(
             assert text(ll_tokenizer, answer)[4] == "-"
         else:
             assert answer == harness.runner.greedy((i + 1, 9), 12)
+
+
+def test_a_request_that_cannot_be_made_keeps_no_adapter_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adapters:
+        in_use = 0
+
+        def has_room(self, lora: object) -> bool:
+            return True
+
+        def acquire(self, lora: object) -> object:
+            self.in_use += 1
+            return lora
+
+        def release(self, adapter: object) -> None:
+            self.in_use -= 1
+
+    def fail(image: object) -> None:
+        raise MemoryError("no room for the image")
+
+    adapters = Adapters()
+    runner = FakeRunner()
+    built = Engine(runner, None, TorchSettings(), adapters)  # type: ignore[arg-type]
+    monkeypatch.setattr(engine, "SequenceImage", fail)
+    built.submit(1, replace(request(), lora=object(), images=(object(),)))  # type: ignore[arg-type]
+    [(key, error)] = built.step().failures
+    assert key == 1
+    assert "no room for the image" in error.message
+    assert adapters.in_use == 0
+    assert not built._sequences
