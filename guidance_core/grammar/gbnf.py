@@ -35,15 +35,17 @@ def lark_from_gbnf(text: str) -> str:
     Raises:
         InvalidGrammar: llama.cpp would not take it either; the message names the line.
     """
-    rules = _Reader(text).rules()
-    if "root" not in rules:
-        raise InvalidGrammar('The GBNF grammar has no rule "root".')
-    for name in {reference for rule in rules.values() for reference in rule.references()}:
-        if name not in rules:
-            raise InvalidGrammar(f"The GBNF grammar has no rule {name!r}, which it refers to.")
-    terminals = _terminals(rules)
-    names = _names(rules, terminals)
-    return "\n".join(f"{names[name]}: {rule.lark(names)}" for name, rule in rules.items()) + "\n"
+    try:
+        rules = _Reader(text).rules()
+        if "root" not in rules:
+            raise InvalidGrammar('The GBNF grammar has no rule "root".')
+        for name in {reference for rule in rules.values() for reference in rule.references()}:
+            if name not in rules:
+                raise InvalidGrammar(f"The GBNF grammar has no rule {name!r}, which it refers to.")
+        names = _names(rules, _terminals(rules))
+        return "\n".join(f"{names[name]}: {rule.lark(names)}" for name, rule in rules.items()) + "\n"
+    except RecursionError:
+        raise InvalidGrammar("The GBNF grammar could not be read: its groups are nested too deep.") from None
 
 
 @dataclass(slots=True)
@@ -84,22 +86,32 @@ class _Node:
 
 def _terminals(rules: dict[str, _Node]) -> set[str]:
     """The rules that refer to none but such rules."""
+    missing = {name: rule.references() for name, rule in rules.items() if name != "root"}
+    users: dict[str, list[str]] = {}
+    for name, references in missing.items():
+        for reference in references:
+            users.setdefault(reference, []).append(name)
+    ready = [name for name, references in missing.items() if not references]
     found: set[str] = set()
-    while True:
-        more = {name for name, rule in rules.items() if name != "root" and rule.references() <= found}
-        if more == found:
-            return found
-        found = more
+    while ready:
+        found.add(name := ready.pop())
+        for user in users.get(name, ()):
+            missing[user].discard(name)
+            if not missing[user]:
+                ready.append(user)
+    return found
 
 
 def _names(rules: dict[str, _Node], terminals: set[str]) -> dict[str, str]:
     names = {"root": "start"}
-    for name in rules:
+    taken: set[str] = set()
+    for number, name in enumerate(rules):
         if name != "root":
             words = "rule_" + re.sub(r"[^a-z0-9]", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-            base = words.upper() if name in terminals else words
-            taken = names.values()
-            names[name] = next(new for new in (base, *(f"{base}_{i}" for i in range(len(rules)))) if new not in taken)
+            # No other rule's name has two underscores and a number behind them.
+            new = f"{words}__{number}" if words in taken or "__" in words else words
+            taken.add(new)
+            names[name] = new.upper() if name in terminals else new
     return names
 
 
@@ -112,22 +124,19 @@ class _Reader:
 
     def rules(self) -> dict[str, _Node]:
         rules: dict[str, _Node] = {}
-        try:
+        self._match(_LAYOUT_AND_LINES)
+        while self._position < len(self._text):
+            name = self._match(_NAME, "the name of a rule")[0]
+            if name in rules:
+                self._fail(f"the rule {name!r} a second time")
+            self._match(_LAYOUT)
+            if not self._take("::="):
+                self._fail("no '::=' behind the name of a rule")
             self._match(_LAYOUT_AND_LINES)
-            while self._position < len(self._text):
-                name = self._match(_NAME, "the name of a rule")[0]
-                if name in rules:
-                    self._fail(f"the rule {name!r} a second time")
-                self._match(_LAYOUT)
-                if not self._take("::="):
-                    self._fail("no '::=' behind the name of a rule")
-                self._match(_LAYOUT_AND_LINES)
-                rules[name] = self._choice(_LAYOUT)
-                if self._peek() not in ("", "\r", "\n"):
-                    self._fail(f"{self._peek()!r}, which begins nothing here")
-                self._match(_LAYOUT_AND_LINES)
-        except RecursionError:
-            self._fail("groups nested too deep")
+            rules[name] = self._choice(_LAYOUT)
+            if self._peek() not in ("", "\r", "\n"):
+                self._fail(f"{self._peek()!r}, which begins nothing here")
+            self._match(_LAYOUT_AND_LINES)
         return rules
 
     def _choice(self, layout: re.Pattern[str]) -> _Node:

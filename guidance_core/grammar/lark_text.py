@@ -12,7 +12,6 @@ from guidance_core.grammar.lark_tokens import Token, tokens
 from guidance_core.grammar.rust_regex import without_stop_groups
 
 _NOT_FORCED = '\n%llguidance {"no_forcing": true}\n'
-_OPENINGS = {"(": 1, "[": 1, ")": -1, "]": -1}
 
 
 def enforceable(lark: str) -> str:
@@ -53,15 +52,20 @@ def enforceable_grammars(serialised: str) -> str:
 def _rewritten(pieces: Sequence[Token]) -> list[str]:
     texts = [piece.text for piece in pieces]
     solid = [i for i, piece in enumerate(pieces) if piece.kind != "layout"]
-    for place, i in enumerate(solid[:-1]):
+    partners = _partners(texts, solid)
+    for place, i in enumerate(solid):
         if pieces[i].kind == "regex":
             texts[i] = without_stop_groups(texts[i])
+        elif place + 1 == len(solid):
+            break
         elif texts[i] == "~" and pieces[solid[place + 1]].kind == "number":
             _write_range(texts, solid[place : place + 4])
         elif texts[i] == "~":
-            end = _end_of_atom(pieces, solid[place + 1 :])
+            end = partners.get(place + 1, place + 1)
+            if solid[end + 1 : end + 2] and pieces[solid[end + 1]].text == "..":
+                end = min(end + 2, len(solid) - 1)
             texts[i] = "~("
-            texts[end] += " | ~/(?s:.*)/)"
+            texts[solid[end]] += " | ~/(?s:.*)/)"
     return texts
 
 
@@ -75,11 +79,13 @@ def _write_range(texts: list[str], places: Sequence[int]) -> None:
     texts[last] += "}"
 
 
-def _end_of_atom(pieces: Sequence[Token], places: Sequence[int]) -> int:
-    depth = 0
-    for place, i in enumerate(places):
-        depth += _OPENINGS.get(pieces[i].text, 0)
-        if depth == 0:
-            is_range = len(places) > place + 2 and pieces[places[place + 1]].text == ".."
-            return places[place + 2] if is_range else i
-    return places[-1]
+def _partners(texts: Sequence[str], solid: Sequence[int]) -> dict[int, int]:
+    """Where each opening bracket's partner is, by places in ``solid``."""
+    partners: dict[int, int] = {}
+    opened: list[int] = []
+    for place, i in enumerate(solid):
+        if texts[i] in ("(", "["):
+            opened.append(place)
+        elif texts[i] in (")", "]") and opened:
+            partners[opened.pop()] = place
+    return partners

@@ -24,7 +24,7 @@ class Token:
     """A piece of Lark text.
 
     Attributes:
-        kind: the group of the pattern that it matches; ``unknown`` for a character that matches none.
+        kind: the group of the pattern that it matches; ``unknown`` from where none matches to the end.
         text: as written; of ``json`` with the value behind it.
     """
 
@@ -37,12 +37,13 @@ def tokens(lark: str) -> Iterator[Token]:
     position = 0
     while position < len(lark):
         match = _TOKEN.match(lark, position)
-        kind, end = (match.lastgroup or "unknown", match.end()) if match else ("unknown", position + 1)
+        end = match.end() if match else len(lark)
+        kind = (match.lastgroup if match else None) or "unknown"
         if kind == "json":
             value = _SPACE.match(lark, end)
             try:
                 _, end = json.JSONDecoder().raw_decode(lark, value.end() if value else end)
             except (ValueError, RecursionError):
-                kind = "unknown"
+                kind, end = "unknown", len(lark)
         yield Token(kind, lark[position:end])
         position = end

@@ -52,6 +52,13 @@ def test_what_is_no_gbnf_is_refused(grammar: str, why: str) -> None:
         lark_from_gbnf(grammar)
 
 
+def test_many_rules_and_names_that_differ_little_are_told_apart_in_no_time() -> None:
+    rules = [f'a{i} ::= a{i + 1} "{i}"' for i in range(5000)] + ["a-b ::= a--b", "a--b ::= a_-b", 'a_-b ::= "x"']
+    lark = lark_from_gbnf("\n".join(['root ::= a0 a-b\na5000 ::= "y"', *rules]))
+    defined = [line.split(":")[0] for line in lark.splitlines()]
+    assert len(set(defined)) == len(defined) == 5005
+
+
 def test_lark_is_told_from_gbnf_by_how_it_defines() -> None:
     assert is_gbnf('# start: x\nroot\t::= "a"')
     assert not is_gbnf('?start: "root ::= x"\n  | a\na: "::="')

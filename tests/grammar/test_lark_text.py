@@ -20,6 +20,7 @@ from tests.grammar.test_constraint import accepts
         ('start: ~("a" | ~/[ab]+/)', ["b", "ab"], ["a", "c"]),
         ('start: A\nA: "é" ~"a".."c" "x"', ["édx", "éabx"], ["éax"]),
         ('start: A\nA: /a(?P<stop>b)?/ "c"', ["ac", "abc"], ["a"]),
+        ("start: /a(?P<stop>b*)b/", ["ab", "abb"], ["a"]),
         ('start: "~2" // ~"a"\n  | /~1/', ["~2", "~1"], ["22"]),
     ],
 )
@@ -68,6 +69,11 @@ def test_nothing_is_forced_where_that_might_not_end(grammar: str) -> None:
 def test_other_grammars_stay_as_they_are(grammar: str) -> None:
     assert enforceable(grammar) == grammar
     assert "".join(token.text for token in tokens(grammar)) == grammar
+
+
+def test_what_is_no_lark_is_read_in_no_time() -> None:
+    for part in ("~(", "\\/", '"', "/[", "%json ", "%lark {", "(", "~"):
+        assert "no_forcing" in enforceable("start: " + part * 20_001)
 
 
 def test_serialised_grammars_are_treated_alike() -> None:
