@@ -11,7 +11,7 @@ from hashlib import sha256
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.consuming import consume_text
@@ -64,6 +64,7 @@ class GrammarCompiler:
 
         Raises:
             InvalidGrammar: it is too long, malformed, or llguidance refuses it; the message says why.
+            ExecutorUnavailable: `close` came before the constraint's turn.
         """
         start = time.perf_counter()
         future = self._compiled.get(constraint)
@@ -76,9 +77,13 @@ class GrammarCompiler:
         self._compiled.move_to_end(constraint)
         while len(self._compiled) > self._settings.cache_size:
             self._compiled.popitem(last=False)
+        if not future.done():
+            # Which cancels nothing when it is cancelled: another client may wait for the same.
+            await asyncio.wait([future])
+        if future.cancelled():
+            raise ExecutorUnavailable("The service is shutting down.")
         try:
-            # Shielded: a client that goes away must not cancel what another one waits for.
-            grammar = future.result() if future.done() else await asyncio.shield(future)
+            grammar = future.result()
         except InvalidGrammar as error:
             raise InvalidGrammar(error.message, param=error.param or param) from error
         return Compilation(grammar, time.perf_counter() - start, cached)

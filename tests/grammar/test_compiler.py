@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 from llguidance import LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
 from guidance_core.grammar import constraint, trial
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
+from guidance_core.grammar.json_schema import Translation
 from guidance_core.grammar.reasoning import Thoughts
 from guidance_core.grammar.tools import Function
 from guidance_core.tool_format import HERMES
@@ -63,6 +66,28 @@ async def test_a_cancelled_client_does_not_cancel_the_next(compiler: GrammarComp
     first.cancel()
     grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert compiler.accepts(grammar, b'{"a": 1}')
+
+
+async def test_who_waits_for_a_thread_when_the_service_ends_is_told_so(
+    ll_tokenizer: LLTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_compile, compiling, original = threading.Event(), threading.Semaphore(0), Constraint.translations
+
+    def translate_later(self: Constraint) -> Iterator[Translation]:
+        compiling.release()
+        may_compile.wait(10)
+        return original(self)
+
+    monkeypatch.setattr(Constraint, "translations", translate_later)
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings())
+    tasks = [asyncio.create_task(compiler.compile(constraint.regex(pattern))) for pattern in "abc"]
+    for _ in range(2):
+        await asyncio.to_thread(compiling.acquire)
+    compiler.close()
+    with pytest.raises(ExecutorUnavailable, match="shutting down"):
+        await tasks[2]
+    may_compile.set()
+    assert len(await asyncio.gather(*tasks[:2])) == 2
 
 
 @pytest.mark.parametrize(
