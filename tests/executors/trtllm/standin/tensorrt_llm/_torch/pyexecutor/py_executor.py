@@ -108,7 +108,8 @@ class PyExecutor:
     ) -> None:
         sampling = generation.SamplingParams(max_tokens=params.max_tokens, ignore_eos=True)
         request = generation.GenerationRequest(request_id="", prompt_ids=tuple(prompt), sampling=sampling)
-        sequence = Sequence(client_id, client_id, 0, request, eos_token_ids=(), seed=0, lora=self._load(lora_request))
+        sequence = Sequence(client_id, client_id, 0, request, eos_token_ids=(), seed=0)
+        sequence.lora = self._load(lora_request)
         self._requests[client_id] = _LlmRequest(client_id, next(self._ids), params, sequence)
         self._scheduler.add(sequence)
 
