@@ -66,7 +66,7 @@ class CudaDevice:
             source: other kernels than those of ``mask_logits.cu``, with the same kinds of arguments.
 
         Raises:
-            KernelUnavailable: ``cuda.bindings`` is missing or does not fit the driver.
+            KernelUnavailable: ``cuda.bindings`` or the driver is missing, or they do not fit each other.
         """
         try:
             from cuda.bindings import driver
@@ -130,7 +130,9 @@ class CudaDevice:
         function = self._functions.get((kernel, dtype))
         if function is None:
             module = self.load(dtype)
-            function = self._functions[kernel, dtype] = self._call("cuModuleGetFunction", module, kernel.encode())
+            with self._context():
+                function = self._call("cuModuleGetFunction", module, kernel.encode())
+            self._functions[kernel, dtype] = function
         return function
 
     def load(self, dtype: torch.dtype) -> Any:
@@ -142,7 +144,11 @@ class CudaDevice:
         return self._modules[dtype]
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        status, *results = getattr(self._driver, name)(*arguments)
+        try:
+            status, *results = getattr(self._driver, name)(*arguments)
+        # No driver, or one that is too old to have the function: cuda.bindings raises types of its own.
+        except Exception as error:
+            raise KernelUnavailable(f"{name} cannot be called for CUDA device {self._index}: {error}") from error
         if status != self._driver.CUresult.CUDA_SUCCESS:
             raise KernelUnavailable(f"{name} fails on CUDA device {self._index}: {status.name}")
         return results[0] if results else None

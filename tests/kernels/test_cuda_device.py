@@ -1,14 +1,52 @@
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from kernels import cuda_device as module
-from kernels.cuda_device import CudaDevice, cuda_device
-from kernels.nvrtc import KernelUnavailable
+from kernels.arguments import LOGITS
+from kernels.cuda_device import SOURCE, CudaDevice, cuda_device
+from kernels.nvrtc import KernelUnavailable, compiled_code
+from tests.kernels.with_driver_on_cpu import NO_DEVICE
+
+HERE = Path(__file__).parent
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real driver, which the GPU tests use")
+
+
+@pytest.fixture(scope="module")
+def driver(kernels_on_cpu: dict[torch.dtype, ctypes.CDLL]) -> Path:
+    """A folder with ``libcuda.so.1``, a driver whose device is this processor, and the kernels for it and for sm_90."""
+    folder = Path(next(iter(kernels_on_cpu.values()))._name).parent
+    compiler = shutil.which("g++")
+    assert compiler is not None
+    options = ["-std=c++17", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, *options, "-o", str(library), str(HERE / "driver_on_cpu.cpp"), "-ldl"], check=True)
+    # NVRTC asks a driver that is there for more than this one has: it compiles where there is none.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for logit in LOGITS.values():
+            compiled_code(SOURCE.read_text(), SOURCE.name, {"LOGIT": logit}, (9, 0))
+    return folder
+
+
+def run(driver: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.kernels.with_driver_on_cpu", str(driver)],
+        env={**os.environ, "LD_LIBRARY_PATH": str(driver), "XDG_CACHE_HOME": str(driver), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_without_bindings_there_is_one_warning_that_says_what_to_install(
@@ -25,6 +63,28 @@ def test_without_bindings_there_is_one_warning_that_says_what_to_install(
     [record] = caplog.records
     assert "slower" in record.getMessage()
     assert "pip install 'cuda-bindings" in record.getMessage()
+
+
+@needs_no_gpu
+def test_the_bindings_hand_a_driver_the_launches_that_the_kernels_need(driver: Path) -> None:
+    result = run(driver)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_no_gpu
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"DRIVER_FAILS": "cuInit=100"}, "cuInit fails on CUDA device 0: CUDA_ERROR_NO_DEVICE"),
+        ({"DRIVER_FAILS": "cuModuleLoadData=209"}, "cuModuleLoadData fails on CUDA device 0: CUDA_ERROR_NO_BINARY_FOR"),
+        ({"DRIVER_LACKS": "cuModuleLoadData"}, "cuModuleLoadData cannot be called for CUDA device 0: "),
+    ],
+)
+def test_a_driver_that_does_not_do_is_named_in_one_warning(driver: Path, fault: dict[str, str], says: str) -> None:
+    result = run(driver, **fault)
+    assert result.returncode == NO_DEVICE, result.stdout + result.stderr
+    [line] = [line for line in result.stdout.splitlines() if "plain tensor operations" in line]
+    assert says in line
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
