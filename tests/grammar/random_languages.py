@@ -6,6 +6,8 @@ import random
 import re
 
 import lark
+import regex
+from hypothesis import reject
 
 from guidance_core.grammar import constraint
 from tests.grammar.random_grammars import Judge, Judged
@@ -17,7 +19,19 @@ _LAYOUT = ["", "", " ", "\n  ", " # see (a|b)/\n"]
 def random_regex(draw: random.Random) -> Judged:
     """In the syntax that Rust and Python share, with verbose layout, groups of any name, and scoped flags."""
     rust, python = _alternatives(draw, 3, frozenset())
-    return Judged(constraint.regex(rust), lambda text: re.fullmatch(python, text) is not None)
+    return Judged(constraint.regex(rust), _matches(python))
+
+
+def _matches(pattern: str) -> Judge:
+    compiled = regex.compile(pattern)
+
+    def matches(text: str) -> bool:
+        try:
+            return compiled.fullmatch(text, timeout=2) is not None
+        except TimeoutError:  # it goes back and forth, for minutes where repetitions are nested
+            reject()
+
+    return matches
 
 
 def _alternatives(draw: random.Random, depth: int, flags: frozenset[str]) -> tuple[str, str]:
@@ -117,7 +131,7 @@ def random_gbnf(draw: random.Random) -> Judged:
         lines.append(f"{name} ::= {gbnf}  # {name}\n")
     gbnf, pattern = _gbnf_alternatives(draw, patterns, 2)
     lines.append(f"root ::= {gbnf}\n")
-    return Judged(constraint.ebnf("".join(lines)), lambda text: re.fullmatch(pattern, text, re.DOTALL) is not None)
+    return Judged(constraint.ebnf("".join(lines)), _matches(f"(?s:{pattern})"))
 
 
 def _gbnf_alternatives(draw: random.Random, rules: dict[str, str], depth: int) -> tuple[str, str]:
