@@ -43,7 +43,8 @@ def lark_from_gbnf(text: str) -> str:
             if name not in rules:
                 raise InvalidGrammar(f"The GBNF grammar has no rule {name!r}, which it refers to.")
         names = _names(rules, _terminals(rules))
-        return "\n".join(f"{names[name]}: {rule.lark(names)}" for name, rule in rules.items()) + "\n"
+        lark = [f"{names[name]}: {rule.lark(names)}" for name, rule in rules.items()]
+        return "\n".join([f"start: {names['root']}", *lark, ""])
     except RecursionError:
         raise InvalidGrammar("The GBNF grammar could not be read: its groups are nested too deep.") from None
 
@@ -86,7 +87,7 @@ class _Node:
 
 def _terminals(rules: dict[str, _Node]) -> set[str]:
     """The rules that refer to none but such rules."""
-    missing = {name: rule.references() for name, rule in rules.items() if name != "root"}
+    missing = {name: rule.references() for name, rule in rules.items()}
     users: dict[str, list[str]] = {}
     for name, references in missing.items():
         for reference in references:
@@ -103,15 +104,14 @@ def _terminals(rules: dict[str, _Node]) -> set[str]:
 
 
 def _names(rules: dict[str, _Node], terminals: set[str]) -> dict[str, str]:
-    names = {"root": "start"}
+    names: dict[str, str] = {}
     taken: set[str] = set()
     for number, name in enumerate(rules):
-        if name != "root":
-            words = "rule_" + re.sub(r"[^a-z0-9]", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-            # No other rule's name has two underscores and a number behind them.
-            new = f"{words}__{number}" if words in taken or "__" in words else words
-            taken.add(new)
-            names[name] = new.upper() if name in terminals else new
+        words = "rule_" + re.sub(r"[^a-z0-9]", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+        # No other rule's name has two underscores and a number behind them.
+        new = f"{words}__{number}" if words in taken or "__" in words else words
+        taken.add(new)
+        names[name] = new.upper() if name in terminals else new
     return names
 
 

@@ -56,7 +56,16 @@ def test_many_rules_and_names_that_differ_little_are_told_apart_in_no_time() -> 
     rules = [f'a{i} ::= a{i + 1} "{i}"' for i in range(5000)] + ["a-b ::= a--b", "a--b ::= a_-b", 'a_-b ::= "x"']
     lark = lark_from_gbnf("\n".join(['root ::= a0 a-b\na5000 ::= "y"', *rules]))
     defined = [line.split(":")[0] for line in lark.splitlines()]
-    assert len(set(defined)) == len(defined) == 5005
+    assert len(set(defined)) == len(defined) == 5006
+
+
+def test_rules_are_terminals_unless_they_contain_themselves() -> None:
+    assert lark_from_gbnf("root ::= .* word\nword ::= [a-z]+") == (
+        "start: RULE_ROOT\nRULE_ROOT: (/(?s:.)/*) RULE_WORD\nRULE_WORD: /[a-z]/+\n"
+    )
+    assert lark_from_gbnf('root ::= word | "(" root ")"\nword ::= [a-z]+') == (
+        'start: rule_root\nrule_root: RULE_WORD | ("(" rule_root ")")\nRULE_WORD: /[a-z]/+\n'
+    )
 
 
 def test_lark_is_told_from_gbnf_by_how_it_defines() -> None:
