@@ -64,7 +64,7 @@ def test_rules_are_terminals_unless_they_contain_themselves() -> None:
         "start: RULE_ROOT\nRULE_ROOT: (/(?s:.)/*) RULE_WORD\nRULE_WORD: /[a-z]/+\n"
     )
     assert lark_from_gbnf('root ::= word | "(" root ")"\nword ::= [a-z]+') == (
-        'start: rule_root\nrule_root: RULE_WORD | ("(" rule_root ")")\nRULE_WORD: /[a-z]/+\n'
+        'start: rule_root\nrule_root: RULE_WORD | "(" rule_root ")"\nRULE_WORD: /[a-z]/+\n'
     )
 
 
