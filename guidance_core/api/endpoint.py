@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -48,6 +49,7 @@ class Dialect:
         name: heading in the OpenAPI document.
         prefix: of all its paths, also of those that it does not have; empty where there is no common one.
         error: how it writes failures.
+        failure_type: what such an answer is made of.
         absent: what other servers of the dialect have and this one has not: the end of its path → what there is
             instead, as a sentence.
     """
@@ -55,6 +57,7 @@ class Dialect:
     name: str
     prefix: str
     error: ErrorResponse
+    failure_type: type[BaseModel]
     absent: Mapping[str, str] = field(default_factory=dict)
 
     def failure(self, error: RequestError) -> Response:
@@ -95,7 +98,9 @@ class Endpoint:
         examples: bodies that run as they are, by name.
         parameters: path parameter → a value that runs as it is.
         aliases: further paths that do the same; the OpenAPI document leaves them out.
-        media_type: of a successful answer; None where it has no body.
+        answer_type: what a JSON answer is made of; None where there is none.
+        streams: whether there are answers of server-sent events.
+        may_be_empty: whether the body may be left out.
     """
 
     dialect: Dialect
@@ -108,7 +113,9 @@ class Endpoint:
     examples: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     aliases: Sequence[str] = ()
-    media_type: str | None = "application/json"
+    answer_type: Any = None
+    streams: bool = False
+    may_be_empty: bool = False
 
     def routes(self) -> list[Route]:
         """For a Starlette application whose ``state.served`` is a `ServedModel`."""

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from guidance_core.api.bento.middleware import RequestMiddleware
-from guidance_core.api.bento.openapi import described
+from guidance_core.api.bento.openapi import Method, described
 from guidance_core.api.dialects import http_failure
 from guidance_core.api.openai.errors import error_response, failure_response
 from guidance_core.api.streaming import unless_disconnected
@@ -51,8 +51,18 @@ class OpenAIService(bentoml.Service[T]):
 
     @property
     def openapi_spec(self) -> Any:
-        """The OpenAPI document, with the GET endpoints and our error shape."""
-        return described(super().openapi_spec)
+        """The OpenAPI document, completed."""
+        methods = [
+            Method(
+                api.route,
+                api.input_spec,
+                api.output_spec,
+                media_type=api.output_spec.mime_type(),
+                streams="stream" in api.input_spec.model_fields,
+            )
+            for api in self.apis.values()
+        ]
+        return described(super().openapi_spec, methods)
 
 
 def _log_as_bentoml() -> None:

@@ -19,14 +19,13 @@ from guidance_core.api.streaming import ClosingStream, started
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.generation import GenerationRequest, SamplingParams
 
+EXAMPLES = {"plain": {"prompt": "What is the capital of France?", "max_tokens": 32}}
+
 
 class GenerateBody(RequestBody):
     """`POST /generate`."""
 
-    model_config = ConfigDict(
-        title="GenerateRequest",
-        json_schema_extra={"example": {"prompt": "What is the capital of France?", "max_tokens": 32}},
-    )
+    model_config = ConfigDict(title="GenerateRequest")
 
     prompt: str = Field(description="What to ask.")
     system_prompt: str | None = Field(None, description="Who shall answer, and how.")

@@ -11,6 +11,7 @@ from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.guidance.bodies import RunBody
 from guidance_core.api.guidance.errors import error_response
 from guidance_core.api.guidance.run import RunWriter, answer_of, run_events
+from guidance_core.api.guidance.schemas import GuidanceError
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 
@@ -29,7 +30,7 @@ async def run(served: ServedModel, request: Request) -> Response:
     )
 
 
-DIALECT = Dialect("Guidance (llgtrt)", "/guidance", error_response)
+DIALECT = Dialect("Guidance (llgtrt)", "/guidance", error_response, GuidanceError)
 
 _GRAMMAR = {
     "grammars": [{"lark_grammar": 'start: "My name is " name "."\nname[capture]: /[A-Z][a-z]{1,8}/\n'}],
@@ -53,6 +54,6 @@ ENDPOINTS = (
             }
         },
         aliases=("/guidance",),
-        media_type="text/event-stream",
+        streams=True,
     ),
 )

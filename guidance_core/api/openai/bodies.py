@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import bentoml
 from pydantic import (
@@ -27,8 +27,8 @@ from pydantic_core import from_json
 from starlette.requests import Request
 from typing_extensions import Self
 
-from guidance_core.api.openai import examples
 from guidance_core.api.openai.constraints import ConstraintFields
+from guidance_core.api.openai.nulls import NullsLeftOut, without_nulls
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_CHAT, IN_COMPLETIONS, Refused
 from guidance_core.api.openai.tools import FunctionCall, FunctionDefinition, NamedFunction, Tool, ToolCall, ToolChoice
@@ -66,7 +66,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class RequestBody(bentoml.IODescriptor):
+class RequestBody(NullsLeftOut, bentoml.IODescriptor):
     """A JSON body that is checked to the last field."""
 
     model_config: ClassVar[ConfigDict] = _STRICT
@@ -107,7 +107,7 @@ class RequestBody(bentoml.IODescriptor):
         if not isinstance(body, dict):
             raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
         refused = cls.refused()
-        given = {name: value for name, value in body.items() if value is not None}
+        given = without_nulls(body)
         for name in given.keys() - cls.model_fields.keys():
             if name not in refused:
                 raise InvalidRequest(
@@ -119,7 +119,7 @@ class RequestBody(bentoml.IODescriptor):
                 raise refused[name].error(name)
             del given[name]
         try:
-            return cast(Self, cls.model_validate(given))
+            return cls.model_validate(given)
         except ValidationError as error:
             raise invalid_request(error, given) from None
 
@@ -236,7 +236,7 @@ def _no_citations(annotations: list[Any]) -> list[Any]:
 NoAnnotations = Annotated[list[Any], AfterValidator(_no_citations), WithJsonSchema({"type": "array", "maxItems": 0})]
 
 
-class Message(BaseModel):
+class Message(NullsLeftOut):
     """One message of a conversation."""
 
     model_config = _STRICT
@@ -270,7 +270,7 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, message: Any) -> Any:
+    def _as_answered(cls, message: Any) -> Any:
         # Clients send answers back with all the fields that they did not have.
         if not isinstance(message, dict):
             return message
@@ -305,11 +305,7 @@ class ConversationFields(BaseModel):
 class ChatBody(ConversationFields, GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    model_config = ConfigDict(
-        **_STRICT,
-        title="ChatCompletionRequest",
-        json_schema_extra={"example": examples.CHAT["plain"]},
-    )
+    model_config = ConfigDict(**_STRICT, title="ChatCompletionRequest")
 
     messages: list[Message] = Field(min_length=1, description="The conversation so far.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Newer name of `max_tokens`.")
@@ -367,11 +363,7 @@ def _is_token_id(value: object) -> bool:
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
-    model_config = ConfigDict(
-        **_STRICT,
-        title="CompletionRequest",
-        json_schema_extra={"example": examples.COMPLETION["plain"]},
-    )
+    model_config = ConfigDict(**_STRICT, title="CompletionRequest")
 
     prompt: Annotated[
         list[str | list[int]],

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import bentoml
 from pydantic import BaseModel, Field
 
 from guidance_core.api.openai.tools import CalledFunction, ToolCall
+
+
+class ErrorObject(BaseModel):
+    """What is wrong, and how to mend it."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None = Field(description="The field that it is about.")
+    code: str | None = Field(description="A short name for programs.")
+
+
+class OpenAIError(BaseModel):
+    """A failure as OpenAI writes it."""
+
+    error: ErrorObject
 
 
 class Microseconds(BaseModel):
@@ -72,6 +87,39 @@ class Usage(BaseModel):
     )
 
 
+class TokenLogprob(BaseModel):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenTokenLogprob(TokenLogprob):
+    """A token of the answer, with the likeliest ones at its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """The log-probabilities of an answer's tokens."""
+
+    content: list[ChosenTokenLogprob]
+    refusal: None
+
+
+class PromptTokenLogprob(BaseModel):
+    """What the model gave to a token of the prompt, or to a likely one at its place."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptTokenLogprob] | None]
+"""For each token of the prompt, by token id; null for the first one."""
+
+
 class ChatMessage(BaseModel):
     """The answer."""
 
@@ -89,8 +137,9 @@ class ChatChoice(BaseModel):
 
     index: int
     message: ChatMessage
-    logprobs: dict[str, Any] | None
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
+    llg_logs: str | None = Field(None, description="Only with `llg_log_level`: llguidance's reports, line by line.")
 
 
 class ChatCompletion(bentoml.IODescriptor):
@@ -104,7 +153,17 @@ class ChatCompletion(bentoml.IODescriptor):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
-    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="Only where they are asked for.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="Only where they are asked for.")
+    expanded_prompt: str | None = Field(None, description="Only with `return_expanded_prompt`.")
+
+
+class CompletionLogprobs(BaseModel):
+    """Of each token: parallel lists."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int] = Field(description="In characters of the choice's text.")
 
 
 class CompletionChoice(BaseModel):
@@ -112,9 +171,10 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: dict[str, Any] | None
+    logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
-    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="Only where they are asked for.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="Only where they are asked for.")
+    llg_logs: str | None = Field(None, description="Only with `llg_log_level`: llguidance's reports, line by line.")
 
 
 class Completion(bentoml.IODescriptor):
@@ -129,6 +189,73 @@ class Completion(bentoml.IODescriptor):
     usage: Usage
 
 
+class ResponseText(BaseModel):
+    """The text of a message."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[dict[str, Any]]
+    logprobs: list[ChosenTokenLogprob]
+
+
+class ResponseMessage(BaseModel):
+    """A message."""
+
+    type: Literal["message"]
+    id: str
+    status: Literal["completed", "incomplete", "in_progress"]
+    role: Literal["assistant"]
+    content: list[ResponseText]
+
+
+class ResponseThought(BaseModel):
+    """The text of thoughts."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ResponseReasoning(BaseModel):
+    """What the model thought first, where it did."""
+
+    type: Literal["reasoning"]
+    id: str
+    status: Literal["completed", "incomplete", "in_progress"]
+    summary: list[dict[str, Any]]
+    content: list[ResponseThought]
+
+
+class ResponseCall(BaseModel):
+    """A call of a function."""
+
+    type: Literal["function_call"]
+    id: str
+    status: Literal["completed", "incomplete", "in_progress"]
+    call_id: str
+    name: str
+    arguments: str = Field(description="A JSON object, as text.")
+
+
+class ResponseFailure(BaseModel):
+    """Why a response failed."""
+
+    code: str
+    message: str
+
+
+class ResponseUsage(BaseModel):
+    """Tokens of a response."""
+
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int
+    output_tokens_details: dict[str, int]
+    total_tokens: int
+    guidance: GuidanceDetails | None = Field(
+        None, description="Only with `include_guidance`; null without a constraint."
+    )
+
+
 class ResponseObject(bentoml.IODescriptor):
     """The answer to an input; with `stream`, server-sent `response.…` events instead."""
 
@@ -136,11 +263,11 @@ class ResponseObject(bentoml.IODescriptor):
     object: Literal["response"]
     created_at: int
     status: Literal["completed", "incomplete", "failed", "in_progress"]
-    error: dict[str, Any] | None
+    error: ResponseFailure | None
     incomplete_details: dict[str, Any] | None
     model: str
-    output: list[dict[str, Any]] = Field(description="Items of the types `reasoning`, `message` and `function_call`.")
-    usage: dict[str, Any] | None
+    output: list[Annotated[ResponseMessage | ResponseReasoning | ResponseCall, Field(discriminator="type")]]
+    usage: ResponseUsage | None
 
 
 class InputTokens(bentoml.IODescriptor):
@@ -148,3 +275,61 @@ class InputTokens(bentoml.IODescriptor):
 
     object: Literal["response.input_tokens"]
     input_tokens: int
+
+
+class Executor(BaseModel):
+    """What serves a model; the executor `trtllm` tells further things."""
+
+    name: Literal["torch", "trtllm", "triton"]
+
+
+class Model(BaseModel):
+    """The served model, or an adapter of it."""
+
+    id: str = Field(description="What clients send as `model`.")
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    executor: Executor
+    parent: str | None = Field(None, description="Of an adapter: the model that it is for.")
+
+
+class ModelList(BaseModel):
+    """The served model, and its adapters."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class HealthReport(BaseModel):
+    """The state of the model."""
+
+    object: Literal["health"]
+    status: Literal["starting", "ready", "restarting", "failed", "stopped"]
+    message: str
+
+
+class ExecutorNumbers(Executor):
+    """Numbers since the service began; `running`, `waiting` and `kv_tokens` are of this moment."""
+
+    running: int
+    waiting: int
+    slots: int
+    kv_tokens: int
+    kv_capacity: int
+    steps: int
+    prompt_tokens: int
+    cached_tokens: int
+    sampled_tokens: int
+    forced_tokens: int
+    grammar_hits: int
+    grammar_misses: int
+    grammar_evictions: int
+    restarts: int
+
+
+class ModelHealth(HealthReport):
+    """The state of the model and of its executor."""
+
+    model: str
+    executor: ExecutorNumbers

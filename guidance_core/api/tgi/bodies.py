@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from guidance_core.api.openai.bodies import RepetitionPenalty, RequestBody
+from guidance_core.api.openai.nulls import NullsLeftOut
 from guidance_core.api.openai.refused_fields import Refused
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
@@ -52,7 +53,7 @@ class JsonSchemaGrammar(BaseModel):
 Grammar = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]
 
 
-class GenerateParameters(BaseModel):
+class GenerateParameters(NullsLeftOut):
     """How to generate, and what to answer."""
 
     model_config = _STRICT
@@ -89,11 +90,6 @@ class GenerateParameters(BaseModel):
     watermark: bool = Field(False, description="Not supported.")
     adapter_id: str | None = Field(None, description="Name of the adapter (LoRA) to answer with.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        return {n: v for n, v in values.items() if v is not None} if isinstance(values, dict) else values
-
 
 _REFUSED = {
     "messages": Refused(instead="conversations go to /tgi/v1/chat/completions"),
@@ -101,7 +97,7 @@ _REFUSED = {
 }
 
 
-class GenerateBody(RequestBody):
+class TGIGenerateBody(RequestBody):
     """`POST /tgi/generate` and `POST /tgi/generate_stream`."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(title="TGIGenerateRequest")
@@ -116,7 +112,7 @@ class GenerateBody(RequestBody):
         return _REFUSED
 
 
-class CompatGenerateBody(GenerateBody):
+class TGICompatGenerateBody(TGIGenerateBody):
     """`POST /tgi`: either of them."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(title="TGICompatGenerateRequest")

@@ -10,13 +10,15 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.events import event_stream
 from guidance_core.api.example_schemas import PERSON
+from guidance_core.api.openai.schemas import ChatCompletion, Completion, ModelList
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.api.tgi.answers import TokenWriter, Whole, event, prefill_tokens, stream_events, wholes
-from guidance_core.api.tgi.bodies import CompatGenerateBody, GenerateBody
+from guidance_core.api.tgi.bodies import TGICompatGenerateBody, TGIGenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
 from guidance_core.api.tgi.openai import MessagesBody, TextBody, chat, models, text
 from guidance_core.api.tgi.requests import seeded_answers, with_details
+from guidance_core.api.tgi.schemas import TGIChatTokenized, TGIError, TGIGenerated, TGIInfo, TGISimpleToken
 from guidance_core.api.tgi.tokenize import chat_tokenize, tokenize
 from guidance_core.errors import ExecutorUnavailable
 from guidance_core.output.stop_strings import MAX_STOP_STRINGS
@@ -27,21 +29,21 @@ _API_VERSION = "3.3.6"
 
 async def compat_generate(served: ServedModel, request: Request) -> Response:
     """`generate_stream` with ``stream``, else `generate` in a list."""
-    body = await CompatGenerateBody.from_http_request(request, None)
+    body = await TGICompatGenerateBody.from_http_request(request, None)
     return await _streamed(served, body) if body.stream else JSONResponse([await _generated(served, body)])
 
 
 async def generate(served: ServedModel, request: Request) -> Response:
     """Continue a prompt."""
-    return JSONResponse(await _generated(served, await GenerateBody.from_http_request(request, None)))
+    return JSONResponse(await _generated(served, await TGIGenerateBody.from_http_request(request, None)))
 
 
 async def generate_stream(served: ServedModel, request: Request) -> Response:
     """Continue a prompt, token by token."""
-    return await _streamed(served, await GenerateBody.from_http_request(request, None))
+    return await _streamed(served, await TGIGenerateBody.from_http_request(request, None))
 
 
-async def _generated(served: ServedModel, body: GenerateBody) -> dict[str, Any]:
+async def _generated(served: ServedModel, body: TGIGenerateBody) -> dict[str, Any]:
     answers = await seeded_answers(served, body, stream=False)
     detailed = with_details(body.parameters)
     with_tokens = detailed or len(answers) > 1
@@ -60,7 +62,7 @@ async def _generated(served: ServedModel, body: GenerateBody) -> dict[str, Any]:
     return {**generated, "details": details}
 
 
-async def _streamed(served: ServedModel, body: GenerateBody) -> Response:
+async def _streamed(served: ServedModel, body: TGIGenerateBody) -> Response:
     (seeded,) = await seeded_answers(served, body, stream=True)
     pieces = await started(seeded.answer.pieces())
     events = stream_events(
@@ -78,7 +80,7 @@ async def _streamed(served: ServedModel, body: GenerateBody) -> Response:
     )
 
 
-def _full_text_prompt(body: GenerateBody) -> str:
+def _full_text_prompt(body: TGIGenerateBody) -> str:
     return body.inputs if body.parameters.return_full_text else ""
 
 
@@ -118,6 +120,7 @@ DIALECT = Dialect(
     "Text Generation Inference",
     "/tgi",
     error_response,
+    TGIError,
     absent={
         "/metrics": "GET /metrics tells of the whole service.",
         "/invocations": "It is for SageMaker: POST /tgi answers the same bodies, and /tgi/v1/chat/completions chats.",
@@ -148,8 +151,9 @@ ENDPOINTS = (
         "tgi_generate",
         "Continue a prompt.",
         generate,
-        body=GenerateBody,
+        body=TGIGenerateBody,
         examples=_EXAMPLES,
+        answer_type=TGIGenerated,
     ),
     Endpoint(
         DIALECT,
@@ -158,9 +162,9 @@ ENDPOINTS = (
         "tgi_generate_stream",
         "Continue a prompt, as server-sent events.",
         generate_stream,
-        body=GenerateBody,
+        body=TGIGenerateBody,
         examples=_EXAMPLES,
-        media_type="text/event-stream",
+        streams=True,
     ),
     Endpoint(
         DIALECT,
@@ -169,9 +173,11 @@ ENDPOINTS = (
         "tgi",
         "Continue a prompt: with `stream` as server-sent events, else as a list of one answer.",
         compat_generate,
-        body=CompatGenerateBody,
+        body=TGICompatGenerateBody,
         examples=_EXAMPLES,
         aliases=("/tgi/",),  # clients post to their base URL as they were given it
+        answer_type=list[TGIGenerated],
+        streams=True,
     ),
     Endpoint(
         DIALECT,
@@ -182,6 +188,8 @@ ENDPOINTS = (
         chat,
         body=MessagesBody,
         examples=_CHAT_EXAMPLES,
+        answer_type=ChatCompletion,
+        streams=True,
     ),
     Endpoint(
         DIALECT,
@@ -192,8 +200,18 @@ ENDPOINTS = (
         text,
         body=TextBody,
         examples={"plain": {"prompt": "The capital of France is", "max_tokens": 8}},
+        answer_type=Completion,
+        streams=True,
     ),
-    Endpoint(DIALECT, "GET", "/tgi/v1/models", "tgi_models", "The served model, and its adapters.", models),
+    Endpoint(
+        DIALECT,
+        "GET",
+        "/tgi/v1/models",
+        "tgi_models",
+        "The served model, and its adapters.",
+        models,
+        answer_type=ModelList,
+    ),
     Endpoint(
         DIALECT,
         "POST",
@@ -201,8 +219,9 @@ ENDPOINTS = (
         "tgi_tokenize",
         "Turn a prompt into tokens, and tell where each lies in it.",
         tokenize,
-        body=GenerateBody,
+        body=TGIGenerateBody,
         examples={"plain": {"inputs": "The capital of France is"}},
+        answer_type=list[TGISimpleToken],
     ),
     Endpoint(
         DIALECT,
@@ -213,8 +232,9 @@ ENDPOINTS = (
         chat_tokenize,
         body=MessagesBody,
         examples=_CHAT_EXAMPLES,
+        answer_type=TGIChatTokenized,
     ),
-    Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info),
+    Endpoint(DIALECT, "GET", "/tgi/info", "tgi_info", "What is served, and its limits.", info, answer_type=TGIInfo),
     Endpoint(
         DIALECT,
         "GET",
@@ -223,6 +243,5 @@ ENDPOINTS = (
         "Whether requests are answered now; 503 while the model loads.",
         health,
         aliases=("/tgi", "/tgi/", "/tgi/ping"),
-        media_type=None,
     ),
 )

@@ -14,12 +14,12 @@ from guidance_core.api.constrained import compiled
 from guidance_core.api.resampling import CheckBudget
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.tgi.bodies import (
-    GenerateBody,
     GenerateParameters,
     Grammar,
     JsonGrammar,
     JsonSchemaGrammar,
     RegexGrammar,
+    TGIGenerateBody,
 )
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import ContextLengthExceeded, InvalidGrammar, InvalidRequest, Unsupported
@@ -37,7 +37,7 @@ class Seeded:
     seed: int | None
 
 
-async def seeded_answers(served: ServedModel, body: GenerateBody, *, stream: bool) -> list[Seeded]:
+async def seeded_answers(served: ServedModel, body: TGIGenerateBody, *, stream: bool) -> list[Seeded]:
     """What to generate for a body: ``best_of`` answers, each with a seed of its own that repeats it.
 
     Raises:
@@ -142,7 +142,7 @@ def _adapter(model: LoadedModel, name: str | None) -> LoraAdapter | None:
     return model.adapters.get(name, param="parameters.adapter_id")
 
 
-async def _prompt_ids(model: LoadedModel, body: GenerateBody) -> tuple[int, ...]:
+async def _prompt_ids(model: LoadedModel, body: TGIGenerateBody) -> tuple[int, ...]:
     context = model.executor.limits().max_model_len
     truncate = body.parameters.truncate
     if truncate is not None and truncate >= context:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.openai.chat_run import chat_prompt
 from guidance_core.api.openai.functions import with_tools
 from guidance_core.api.served_model import ServedModel
-from guidance_core.api.tgi.bodies import GenerateBody
+from guidance_core.api.tgi.bodies import TGIGenerateBody
 from guidance_core.api.tgi.openai import MessagesBody
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.prompt import PromptTokenizer
@@ -20,7 +20,7 @@ from guidance_core.prompt import PromptTokenizer
 
 async def tokenize(served: ServedModel, request: Request) -> Response:
     """Of the body's parameters only ``truncate`` changes the tokens; clients may send the others all the same."""
-    body = await GenerateBody.from_http_request(request, None)
+    body = await TGIGenerateBody.from_http_request(request, None)
     prompts, text, truncate = served.get().prompts, body.inputs, body.parameters.truncate
     tokens = await off_the_loop(len(text), lambda: _tokens(prompts, text, add_special_tokens=True))
     return JSONResponse(tokens if truncate is None else tokens[-truncate:])

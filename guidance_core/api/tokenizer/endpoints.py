@@ -8,8 +8,10 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.openai.conversation import prompt_of
 from guidance_core.api.openai.errors import error_response
+from guidance_core.api.openai.schemas import OpenAIError
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.tokenizer.bodies import DetokenizeBody, TokenizeBody
+from guidance_core.api.tokenizer.schemas import Detokenized, Tokenized
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.errors import InvalidRequest
 
@@ -64,7 +66,7 @@ async def detokenize(served: ServedModel, request: Request) -> Response:
 _LARGEST_ID = 2**32 - 1
 """That `tokenizers` takes."""
 
-DIALECT = Dialect("Tokenizer (vLLM)", "", error_response)
+DIALECT = Dialect("Tokenizer (vLLM)", "", error_response, OpenAIError)
 
 ENDPOINTS = (
     Endpoint(
@@ -79,6 +81,7 @@ ENDPOINTS = (
             "prompt": {"prompt": "The capital of France is", "return_token_strs": True},
             "messages": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
         },
+        answer_type=Tokenized,
     ),
     Endpoint(
         DIALECT,
@@ -89,5 +92,6 @@ ENDPOINTS = (
         detokenize,
         body=DetokenizeBody,
         examples={"plain": {"tokens": [504, 3575, 282, 4649, 314]}},
+        answer_type=Detokenized,
     ),
 )

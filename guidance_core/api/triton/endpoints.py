@@ -20,6 +20,14 @@ from guidance_core.api.triton.bodies import IndexBody, TritonGenerateBody
 from guidance_core.api.triton.errors import error_response
 from guidance_core.api.triton.metadata import model_config, model_index, model_metadata, server_metadata
 from guidance_core.api.triton.requests import answer_of
+from guidance_core.api.triton.schemas import (
+    TritonError,
+    TritonGenerated,
+    TritonModel,
+    TritonModelConfig,
+    TritonModelState,
+    TritonServer,
+)
 from guidance_core.errors import InvalidRequest, ModelNotFound, Unsupported
 
 _OTHER_NAMES = ("ensemble", "tensorrt_llm_bls")
@@ -123,6 +131,7 @@ DIALECT = Dialect(
     "Triton",
     "/v2",
     error_response,
+    TritonError,
     absent={
         "/stats": _NO_STATISTICS,
         "/infer": "Tensors are not taken: POST …/generate or …/generate_stream takes the inputs as JSON.",
@@ -154,7 +163,8 @@ def _endpoint(
     *,
     body: type[RequestBody] | None = None,
     examples: Any = (),
-    media_type: str | None = "application/json",
+    answer_type: Any = None,
+    streams: bool = False,
 ) -> Endpoint:
     """An endpoint of one model, by name or by name and version."""
     return Endpoint(
@@ -168,12 +178,13 @@ def _endpoint(
         examples=dict(examples),
         parameters={"model": MODEL},
         aliases=(f"/v2/models/{{model}}/versions/{{version}}{suffix}",),
-        media_type=media_type,
+        answer_type=answer_type,
+        streams=streams,
     )  # fmt: skip
 
 
 ENDPOINTS = (
-    Endpoint(DIALECT, "GET", "/v2", "triton_server", "What this server is.", server),
+    Endpoint(DIALECT, "GET", "/v2", "triton_server", "What this server is.", server, answer_type=TritonServer),
     Endpoint(
         DIALECT,
         "GET",
@@ -181,7 +192,6 @@ ENDPOINTS = (
         "triton_live",
         "Whether the service should be left running.",
         live,
-        media_type=None,
     ),
     Endpoint(
         DIALECT,
@@ -190,7 +200,6 @@ ENDPOINTS = (
         "triton_ready",
         "Whether requests are answered now; 400 while the model loads.",
         ready,
-        media_type=None,
     ),
     Endpoint(
         DIALECT,
@@ -201,19 +210,20 @@ ENDPOINTS = (
         repository_index,
         body=IndexBody,
         examples={"plain": {}},
+        answer_type=list[TritonModelState],
+        may_be_empty=True,
     ),
-    _endpoint("GET", "", "triton_model", "The model's inputs and outputs.", model),
-    _endpoint("GET", "/config", "triton_config", "The model's configuration.", config),
+    _endpoint("GET", "", "triton_model", "The model's inputs and outputs.", model, answer_type=TritonModel),
+    _endpoint("GET", "/config", "triton_config", "The model's configuration.", config, answer_type=TritonModelConfig),
     _endpoint(
-        "GET", "/ready", "triton_model_ready", "Whether requests to the model are answered now.", model_ready,
-        media_type=None,
+        "GET", "/ready", "triton_model_ready", "Whether requests to the model are answered now.", model_ready
     ),
     _endpoint(
         "POST", "/generate", "triton_generate", "Continue a prompt.", generate,
-        body=TritonGenerateBody, examples=_EXAMPLES,
+        body=TritonGenerateBody, examples=_EXAMPLES, answer_type=TritonGenerated,
     ),
     _endpoint(
         "POST", "/generate_stream", "triton_generate_stream", "Continue a prompt, as server-sent events.",
-        generate_stream, body=TritonGenerateBody, examples=_STREAM_EXAMPLES, media_type="text/event-stream",
+        generate_stream, body=TritonGenerateBody, examples=_STREAM_EXAMPLES, streams=True,
     ),
 )  # fmt: skip

@@ -11,9 +11,7 @@ import httpx
 import pytest
 from bentoml._internal.container import BentoMLContainer
 from bentoml._internal.server.metrics.prometheus import PrometheusClient
-from starlette.applications import Starlette
 
-from guidance_core.api.bento.middleware import route_of
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.config import Settings
 from guidance_core.executors.base import Health
@@ -231,51 +229,6 @@ async def test_metrics_count_requests_by_route_and_show_the_executors_state(
     assert "guided_executor_grammar_misses_total 2.0" in text
     assert "guided_time_to_first_token_seconds_bucket" in text
     assert 'guided_grammar_compile_seconds_count{kind="regex"}' in text
-
-
-async def test_the_document_has_every_endpoint_and_an_example_for_each_that_takes_a_body(
-    app: Starlette, client: httpx.AsyncClient
-) -> None:
-    document = (await client.get("/docs.json")).json()
-
-    routes = {route_of(path) for path in document["paths"]}
-    assert routes >= {
-        "/generate",
-        "/detokenize",
-        "/livez",
-        "/metrics",
-        "/tgi",
-        "/tgi/generate",
-        "/tgi/generate_stream",
-        "/tgi/health",
-        "/tgi/info",
-        "/tgi/v1/chat/completions",
-        "/tokenize",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/health/live",
-        "/v1/health/model",
-        "/v1/health/ready",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/v1/responses",
-        "/v1/run",
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/v2/models/{model}",
-        "/v2/models/{model}/config",
-        "/v2/models/{model}/generate",
-        "/v2/models/{model}/generate_stream",
-        "/v2/models/{model}/ready",
-    }
-    for path, item in document["paths"].items():
-        if "post" in item:
-            content = item["post"]["requestBody"]["content"]["application/json"]
-            examples = [example["value"] for example in content.get("examples", {}).values()]
-            for body in examples or [content["schema"]["example"]]:
-                url = path.replace("{model}", MODEL)
-                assert (await client.post(url, json=body)).status_code == 200, (path, body)
 
 
 async def test_the_schema_tells_bentomls_clients_that_generate_is_a_stream(client: httpx.AsyncClient) -> None:

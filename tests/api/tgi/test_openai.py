@@ -166,14 +166,14 @@ class TestWithAdapters:
 
 async def test_the_document_shows_its_own_forms(client: httpx.AsyncClient) -> None:
     document = (await client.get("/docs.json")).json()
-    body = document["paths"]["/tgi/v1/chat/completions"]["post"]["requestBody"]
-    fields = body["content"]["application/json"]["schema"]["properties"]
+    body = document["components"]["schemas"]["MessagesBody"]
+    fields = body["properties"]
 
     assert {"tool_prompt", "messages"} <= fields.keys()
     assert "RegexGrammar" in str(fields["response_format"])
     assert "RegexFormat" in str(fields["response_format"])
     assert "UntypedTool" in str(fields["tool_choice"])
-    assert "model" not in body["content"]["application/json"]["schema"]["required"]
+    assert "model" not in body["required"]
     assert {"RegexGrammar", "UntypedTool", "NamedFunction"} <= document["components"]["schemas"].keys()
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from guidance_core.api.openai import examples
 from guidance_core.api.openai.bodies import (
     MAX_TOP_LOGPROBS,
     AnswerFields,
@@ -24,6 +23,7 @@ from guidance_core.api.openai.constraints import (
     Strictness,
     TextFormat,
 )
+from guidance_core.api.openai.nulls import NullsLeftOut
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_RESPONSES, Refused
 from guidance_core.api.openai.tools import Arguments, FunctionName
@@ -31,14 +31,8 @@ from guidance_core.api.openai.tools import Arguments, FunctionName
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class _Item(BaseModel):
+class _Item(NullsLeftOut):
     model_config = _STRICT
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, item: Any) -> Any:
-        # Clients send output items back with all the fields that they did not have.
-        return {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else item
 
 
 class TextPart(_Item):
@@ -124,8 +118,8 @@ class ReasoningItem(_Item):
     """Thoughts of an earlier response, for templates that show them."""
 
     type: Literal["reasoning"]
-    summary: list[ThoughtPart] = []
-    content: list[ThoughtPart] = []
+    summary: list[ThoughtPart] = Field(default_factory=list)
+    content: list[ThoughtPart] = Field(default_factory=list)
     id: str | None = None
     status: str | None = None
 
@@ -214,9 +208,7 @@ class ResponseStreamOptions(BaseModel):
 class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
     """`POST /v1/responses`."""
 
-    model_config = ConfigDict(
-        **_STRICT, title="ResponsesRequest", json_schema_extra={"example": examples.RESPONSES["plain"]}
-    )
+    model_config = ConfigDict(**_STRICT, title="ResponsesRequest")
 
     model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
     input: Annotated[list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])] = Field(
