@@ -10,6 +10,8 @@ export GUIDED_TRTLLM_EXECUTOR=trtllm
 export GUIDED_TRTLLM_TRTLLM__TENSOR_PARALLEL_SIZE=8
 export GUIDED_TRTLLM_TRTLLM__PIPELINE_PARALLEL_SIZE=2
 export GUIDED_TRTLLM_TRTLLM__GPUS_PER_NODE=8
+# The workers import our logits processors, and are not started by bentoml, which knows where the code is.
+export PYTHONPATH=/home/bentoml/bento/src
 # One process per GPU. trtllm-llmapi-launch runs the service in the first one, and in the others the workers that it uses.
 srun --mpi=pmix --container-image="$IMAGE" --container-workdir=/home/bentoml/bento \
   trtllm-llmapi-launch bentoml serve . --host 0.0.0.0 --port 3000

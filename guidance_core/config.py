@@ -149,9 +149,11 @@ class TrtllmSettings(_Section):
     max_model_len: int | None = Field(
         None, ge=16, description="Most tokens of prompt and answer; by default the model's own."
     )
-    scheduler_policy: Literal["max_utilization", "guaranteed_no_evict"] = Field(
-        "max_utilization",
-        description="`guaranteed_no_evict`: a sequence starts only when it can end without being paused.",
+    scheduler_policy: Literal["auto", "max_utilization", "guaranteed_no_evict"] = Field(
+        "auto",
+        description="`guaranteed_no_evict`: a sequence starts only when it can end without being paused. "
+        "`max_utilization`: it may be paused, and goes on later; compiled engines only. `auto` is `max_utilization` "
+        "for compiled engines, `guaranteed_no_evict` for checkpoints.",
     )
     enable_chunked_context: bool = Field(
         True, description="Run long prompts in pieces, between other sequences' steps."

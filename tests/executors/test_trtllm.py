@@ -16,12 +16,12 @@ import pytest
 import pytest_asyncio
 
 from guidance_core.config import Settings
-from guidance_core.errors import ExecutorUnavailable, GenerationFailed, Unsupported
+from guidance_core.errors import ContextLengthExceeded, ExecutorUnavailable, GenerationFailed, Unsupported
 from guidance_core.executors.trtllm.executor import TrtllmExecutor
 from guidance_core.generation import Grammar
 from tests.executors.asking import answer, make_request, settled
 from tests.executors.contract import ExecutorContract
-from tests.executors.trtllm.conftest import checkpoint, engine, tensorrt_llm
+from tests.executors.trtllm.conftest import checkpoint, compile_engine, engine, tensorrt_llm
 
 __all__ = ["checkpoint", "engine", "tensorrt_llm"]
 
@@ -96,7 +96,7 @@ async def test_a_grammar_goes_the_configured_way(
             assert params.guided_decoding.grammar == grammar.source
 
 
-async def test_a_clients_own_lark_goes_through_processors_so_that_it_can_only_fail_alone(
+async def test_a_clients_own_lark_goes_through_processors(
     executor: TrtllmExecutor, sent: list[Any], prompt_ids: list[int], decode: Callable[[Sequence[int]], str]
 ) -> None:
     source = 'start: "x" %json {"type": "integer", "minimum": 10, "maximum": 99} tail+\ntail: "?" | "!"'
@@ -124,10 +124,9 @@ async def test_a_grammar_that_spells_a_special_token_goes_through_processors_and
 async def test_what_the_engines_sampler_does_right_is_left_to_it(
     executor: TrtllmExecutor, sent: list[Any], prompt_ids: list[int]
 ) -> None:
-    await answer(executor, prompt_ids, temperature=0.7, top_k=5, top_p=0.9, logit_bias={3: 1.5}, max_tokens=2)
+    await answer(executor, prompt_ids, temperature=0.7, top_k=5, top_p=0.9, max_tokens=2)
     [params] = sent
     assert (params.temperature, params.top_k, params.top_p, params.max_tokens) == (0.7, 5, 0.9, 2)
-    assert params.embedding_bias[3] == 1.5
     assert params.logits_processor is None
     assert not params.apply_batched_logits_processor
 
@@ -143,10 +142,11 @@ async def test_what_the_engines_sampler_does_right_is_left_to_it(
         {"frequency_penalty": 1.0},
         {"repetition_penalty": 1.1},
         {"logprobs": 0},
+        {"logit_bias": {3: 1.5}},
     ],
     ids=str,
 )
-async def test_what_its_sampler_would_ignore_is_never_sent_but_drawn_by_ours(
+async def test_what_its_sampler_would_do_otherwise_is_never_sent_but_drawn_by_ours(
     executor: TrtllmExecutor, sent: list[Any], prompt_ids: list[int], sampling: dict[str, Any]
 ) -> None:
     await answer(executor, prompt_ids, temperature=1.0, max_tokens=3, **sampling)
@@ -158,11 +158,22 @@ async def test_what_its_sampler_would_ignore_is_never_sent_but_drawn_by_ours(
         params.frequency_penalty,
         params.repetition_penalty,
         params.logprobs,
+        params.embedding_bias,
     )
-    assert ignored == (None,) * 6
+    assert ignored == (None,) * 7
     assert params.top_k == 1, "whatever we leave is taken"
     assert params.apply_batched_logits_processor == (way(executor) == "batched")
     assert (params.logits_processor is not None) == (way(executor) != "batched")
+
+
+async def test_a_biased_request_does_no_harm_to_those_beside_it(
+    executor: TrtllmExecutor, prompt_ids: list[int]
+) -> None:
+    biased = answer(executor, prompt_ids, ignore_eos=True, logit_bias={7: 100.0}, max_tokens=20)
+    plain = answer(executor, prompt_ids, ignore_eos=True, max_tokens=20)
+    got = await asyncio.gather(biased, plain)
+    assert set(got[0].token_ids) == {7}
+    assert set(got[1].token_ids) != {7}
 
 
 async def test_a_grammar_that_is_not_enforced_is_an_error(
@@ -246,6 +257,9 @@ async def test_with_the_overlap_scheduler_what_needs_our_processors_is_refused_b
             assert (await answer(executor, prompt_ids, grammar)).finish_reason == "stop"
         task = asyncio.create_task(answer(executor, prompt_ids, max_tokens=400, ignore_eos=True))
         await settled(executor, lambda stats: stats.running == 1)
+        with pytest.raises(GenerationFailed):
+            await answer(executor, prompt_ids, regex_grammar(r"a<\|end\|>b"), max_tokens=20)
+        assert not task.done(), "what fails in the engine's own llguidance fails alone"
         await executor.shutdown()
         with pytest.raises(ExecutorUnavailable, match="shutting down"):
             await task
@@ -266,6 +280,31 @@ async def test_engines_are_refused_by_versions_that_no_longer_run_them(
     assert executor.health().state == "failed"
 
 
+async def test_an_engine_that_cannot_read_the_paged_cache_loads_and_takes_no_prompt_longer_than_a_step(
+    checkpoint: Path, tmp_path: Path, prompt_ids: list[int]
+) -> None:
+    plugins = {"use_paged_context_fmha": False}
+    folder = compile_engine(checkpoint, tmp_path / "e", max_seq_len=512, plugin_config=plugins)
+    executor = TrtllmExecutor(folder, settings())
+    await executor.start()
+    try:
+        with pytest.raises(ContextLengthExceeded, match="this engine takes prompts of at most 32"):
+            executor.check(make_request(prompt_ids[:1] * 33))
+        assert len((await answer(executor, prompt_ids[:1] * 32, ignore_eos=True)).token_ids) == 12
+    finally:
+        await executor.shutdown()
+
+
+async def test_checkpoints_are_refused_by_versions_with_another_backend_for_them(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorrt_llm
+
+    monkeypatch.setattr(tensorrt_llm, "__version__", "1.1.0")
+    with pytest.raises(ExecutorUnavailable, match=r"with TensorRT-LLM 1\.2 or newer, and here is 1\.1\.0: use NVIDIA"):
+        await TrtllmExecutor(checkpoint, settings()).start()
+
+
 async def test_without_tensorrt_llm_the_image_that_has_it_is_named(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +318,7 @@ async def test_a_model_without_a_fast_tokenizer_serves_and_refuses_grammars(
     checkpoint: Path, tmp_path: Path, prompt_ids: list[int], regex_grammar: Callable[[str], Grammar]
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
-    executor = TrtllmExecutor(tmp_path / "model", settings(guidance="processor"))
+    executor = TrtllmExecutor(tmp_path / "model", settings())
     await executor.start()
     try:
         assert len((await answer(executor, prompt_ids, ignore_eos=True)).token_ids) == 12

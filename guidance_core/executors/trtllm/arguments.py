@@ -60,7 +60,7 @@ def llm_arguments(
     """
     chosen, llmapi = settings.trtllm, installation.llmapi
     scheduler: dict[str, Any] = {
-        "capacity_scheduler_policy": llmapi.CapacitySchedulerPolicy[chosen.scheduler_policy.upper()],
+        "capacity_scheduler_policy": llmapi.CapacitySchedulerPolicy[_scheduler_policy(folder, settings).upper()],
     }
     kv_cache: dict[str, Any] = {
         "enable_block_reuse": chosen.enable_kv_cache_reuse,
@@ -80,10 +80,10 @@ def llm_arguments(
         "max_num_tokens": chosen.max_num_tokens,
         "max_seq_len": folder.max_model_len,
         "max_beam_width": 1,
-        "enable_chunked_prefill": chosen.enable_chunked_context,
+        "enable_chunked_prefill": runs_prompts_in_pieces(folder, settings),
     }
     if folder.kind == "engine":
-        _refuse_for_engines(settings)
+        _refuse_for_engines(folder, settings)
         scheduler["dynamic_batch_config"] = llmapi.DynamicBatchConfig(
             enable_batch_size_tuning=chosen.enable_batch_size_tuning,
             enable_max_num_tokens_tuning=chosen.enable_max_num_tokens_tuning,
@@ -121,6 +121,45 @@ def slots(folder: ModelFolder, settings: Settings) -> int:
     return wanted if folder.max_batch_size is None else min(wanted, folder.max_batch_size)
 
 
+def runs_prompts_in_pieces(folder: ModelFolder, settings: Settings) -> bool:
+    """Whether prompts may be longer than a step.
+
+    An engine whose attention cannot read the paged cache does not even load with chunked context
+    (``cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp``), whereas block reuse is merely left out.
+    """
+    return settings.trtllm.enable_chunked_context and folder.paged_context
+
+
+def longest_prompt(folder: ModelFolder, settings: Settings) -> int | None:
+    """Most tokens of a prompt where an engine takes fewer than ``max_model_len``.
+
+    Without chunked context that is a step (``maxInputLen`` in ``cpp/tensorrt_llm/batch_manager/trtGptModel.h``).
+    """
+    limits = [] if folder.max_input_len is None else [folder.max_input_len]
+    if folder.kind == "engine" and not runs_prompts_in_pieces(folder, settings):
+        limits.append(min(settings.trtllm.max_num_tokens, folder.max_num_tokens or settings.trtllm.max_num_tokens))
+    return min(limits, default=None)
+
+
+def _scheduler_policy(folder: ModelFolder, settings: Settings) -> str:
+    """As the settings say, where that is possible.
+
+    A sequence that is paused goes on as a prompt. The C++ executor of engines then calls our processor as before. The
+    PyTorch backend leaves processors out of that step (``_execute_logit_post_processors`` in
+    ``_torch/pyexecutor/model_engine.py`` and its successors: ``py_orig_prompt_len < len(token_ids)``), and its own
+    guided decoding begins the grammar anew (https://github.com/NVIDIA/TensorRT-LLM/issues/18891).
+    """
+    wanted = settings.trtllm.scheduler_policy
+    if folder.kind == "engine":
+        return "max_utilization" if wanted == "auto" else wanted
+    if wanted == "max_utilization":
+        raise ValueError(
+            "trtllm.scheduler_policy is 'max_utilization', but on a checkpoint TensorRT-LLM loses the grammar of a "
+            "sequence that it has paused: set it to 'auto' or 'guaranteed_no_evict'."
+        )
+    return "guaranteed_no_evict"
+
+
 def _lora_config(limits: LoraLimits, settings: Settings) -> object:
     """The caches on the GPU and on the host are made for so many adapters, each of the largest rank on all modules."""
     return lora_config_class()(
@@ -148,8 +187,13 @@ def _speculative_config(fields: dict[str, Any] | None, installation: Installatio
     return found(**{key: value for key, value in fields.items() if key != "decoding_type"})
 
 
-def _refuse_for_engines(settings: Settings) -> None:
+def _refuse_for_engines(folder: ModelFolder, settings: Settings) -> None:
     """Refuse what is decided when an engine is built, or what only the PyTorch backend has."""
+    if folder.paged_context and not settings.trtllm.kv_cache_onboard_blocks:
+        raise ValueError(
+            "trtllm.kv_cache_onboard_blocks is false, which engines with paged context attention do not load with: "
+            "leave it out."
+        )
     fields = type(settings.trtllm).model_fields
     for name in ("dtype", "kv_cache_dtype", "orchestrator", "overlap_scheduler", "speculative"):
         if getattr(settings.trtllm, name) != fields[name].default:

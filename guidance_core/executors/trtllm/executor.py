@@ -32,6 +32,7 @@ from guidance_core.executors.request_limits import (
     refuse_priority,
     refuse_prompt_logprobs,
 )
+from guidance_core.executors.trtllm.arguments import longest_prompt
 from guidance_core.executors.trtllm.flight import Counts, Deltas, Flight
 from guidance_core.executors.trtllm.link import ServiceEnd
 from guidance_core.executors.trtllm.loading import Loaded, load
@@ -151,11 +152,11 @@ class TrtllmExecutor(Executor):
         if self._health.state != "ready":
             raise ExecutorUnavailable(self._health.detail)
         check_request(request, self.limits(), max_choices=self._settings.server.max_choices)
-        longest = loaded.folder.max_input_len
+        longest = longest_prompt(loaded.folder, self._settings)
         if longest is not None and len(request.prompt_ids) > longest:
             raise ContextLengthExceeded(
-                f"The prompt has {len(request.prompt_ids)} tokens, but this engine was built for prompts of at most "
-                f"{longest}: shorten the prompt.",
+                f"The prompt has {len(request.prompt_ids)} tokens, but this engine takes prompts of at most {longest}: "
+                "shorten the prompt.",
                 param="prompt",
             )
         self._check_features(request, loaded)
@@ -264,7 +265,7 @@ class TrtllmExecutor(Executor):
                 "change that setting.",
                 param=fields[0],
             )
-        if request.grammar is not None and not loaded.engine_guides:
+        if request.grammar is not None and loaded.way != "engine":
             raise Unsupported(f"Grammars need our logits processors here, which cannot run while {blocked}.")
 
     def _no_processors(self) -> str | None:
@@ -298,7 +299,7 @@ class TrtllmExecutor(Executor):
         grammar = request.grammar
         has_processors = self._no_processors() is None
         draws = has_processors and (bool(drawn_for(request)) or request.measure_mass)
-        by_engine = grammar is not None and loaded.engine_guides and not draws
+        by_engine = grammar is not None and loaded.way == "engine" and not draws
         if by_engine and grammar is not None and has_processors and loaded.proofs is not None:
             by_engine = is_trusted(grammar, loaded.proofs.tokenizer)
         processed = draws or (grammar is not None and not by_engine)

@@ -10,6 +10,9 @@ from guidance_core.errors import ExecutorUnavailable
 
 CONTAINER = "nvidia/tensorrt-llm/release:1.2.1"
 
+_NO_CHECKPOINTS = ("0.", "1.0", "1.1")
+"""Versions whose PyTorch backend is not what this executor was written for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Installation:
@@ -33,8 +36,9 @@ class Installation:
 def load(kind: Literal["checkpoint", "engine"]) -> Installation:
     """Import what runs a checkpoint or a compiled engine; takes some seconds.
 
-    ``tensorrt_llm.LLM`` has been the PyTorch backend since 1.0. ``tensorrt_llm._tensorrt_engine.LLM`` runs compiled
-    engines in 1.0 to 1.2 (``tensorrt_llm/_tensorrt_engine/__init__.py``); the main branch has removed it since.
+    ``tensorrt_llm.LLM`` has been the PyTorch backend since 1.0; before 1.2 it has another default sampler, and a
+    grammar that fails there fails all requests in flight. ``tensorrt_llm._tensorrt_engine.LLM`` runs compiled engines
+    in 1.0 to 1.2 (``tensorrt_llm/_tensorrt_engine/__init__.py``); the main branch has removed it since.
 
     Raises:
         ExecutorUnavailable: it is not installed, or this version does not run engines; the message says what to do.
@@ -49,6 +53,11 @@ def load(kind: Literal["checkpoint", "engine"]) -> Installation:
         ) from error
     version: str = package.__version__
     if kind == "checkpoint":
+        if version.startswith(_NO_CHECKPOINTS):
+            raise ExecutorUnavailable(
+                f"The model is a checkpoint, which is served with TensorRT-LLM 1.2 or newer, and here is {version}: "
+                f"use NVIDIA's image {CONTAINER}, or compile an engine."
+            )
         llm = package.LLM
     else:
         try:

@@ -39,8 +39,8 @@ class Loaded:
         llm: ``tensorrt_llm``'s ``LLM``.
         installation: where that comes from.
         folder: the model.
-        way: how grammars are enforced.
-        engine_guides: TensorRT-LLM's own llguidance keeps grammars just as our processors would.
+        way: how grammars are enforced; ``engine`` only where TensorRT-LLM's own llguidance keeps them just as our
+            processors would.
         slots: most sequences that run at once.
         setup: for our processors in its worker processes.
         proofs: None where the model's tokenizer allows no grammars.
@@ -52,7 +52,6 @@ class Loaded:
     installation: Installation
     folder: ModelFolder
     way: Way
-    engine_guides: bool
     slots: int
     setup: WorkerSetup
     proofs: Proofs | None
@@ -100,6 +99,8 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         proofs = Proofs(tokenizer, settings.guidance)
     except ValueError as error:
         no_grammars = str(error)
+    if way == "engine" and (proofs is None or not _keeps_what_ours_keep(folder, settings)):
+        way = "processor"
     processor = None
     if way == "batched":
         from guidance_core.executors.trtllm.batched_processor import BatchedProcessor
@@ -119,14 +120,14 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         installation=installed,
         folder=folder,
         way=way,
-        engine_guides=(
-            way == "engine"
-            and folder.tokenizer_eos_id is not None
-            and all(getattr(settings.guidance, name) is None for name in _LIMITS)
-        ),
         slots=setup.max_rows,
         setup=setup,
         proofs=proofs,
         no_grammars=no_grammars,
         adapters=None if limits is None else Adapters(limits, installation.lora_request_class()),
     )
+
+
+def _keeps_what_ours_keep(folder: ModelFolder, settings: Settings) -> bool:
+    """Whether TensorRT-LLM's own llguidance has our limits and an end token; without one it cannot even be made."""
+    return folder.tokenizer_eos_id is not None and all(getattr(settings.guidance, name) is None for name in _LIMITS)

@@ -23,6 +23,9 @@ class ModelFolder:
         max_model_len: most tokens of prompt and answer.
         max_input_len: most tokens of a prompt, where an engine was built with less than ``max_model_len``.
         max_batch_size: most sequences that an engine was built for; None for checkpoints.
+        max_num_tokens: most tokens of a step that an engine was built for; None for checkpoints.
+        paged_context: attention reads a prompt's keys and values from the paged cache, so that prompts can be run in
+            pieces; checkpoints always can, an engine where it was built with ``use_paged_context_fmha``.
         eos_token_ids: the model's own end tokens, at least one.
         tokenizer_eos_id: the tokenizer's end token, the only one that TensorRT-LLM's own guided decoding knows; None
             where the tokenizer names none.
@@ -34,6 +37,8 @@ class ModelFolder:
     max_model_len: int
     max_input_len: int | None
     max_batch_size: int | None
+    max_num_tokens: int | None
+    paged_context: bool
     eos_token_ids: tuple[int, ...]
     tokenizer_eos_id: int | None
 
@@ -88,6 +93,8 @@ def read_model_folder(
         max_model_len=length,
         max_input_len=input_limit if input_limit is not None and input_limit < length else None,
         max_batch_size=build.get("max_batch_size"),
+        max_num_tokens=build.get("max_num_tokens"),
+        paged_context=not is_engine or bool((build.get("plugin_config") or {}).get("use_paged_context_fmha")),
         eos_token_ids=end_token_ids(path, eos_token) or _eos_token_ids(path, model, tokenizer_eos),
         tokenizer_eos_id=tokenizer_eos,
     )

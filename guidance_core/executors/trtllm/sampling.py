@@ -10,9 +10,6 @@ from guidance_core.executors.trtllm.installation import Installation
 from guidance_core.executors.trtllm.model_folder import ModelFolder
 from guidance_core.generation import GenerationRequest
 
-_LARGEST_BIAS = 1000.0
-"""Beyond this, an engine's narrow floats could overflow."""
-
 _MOST_STOP_TOKENS = 8
 """The PyTorch backend's sampler compares them one by one, in Python (``TorchSampler._are_stop_words``); the service
 recognises the others, a step later."""
@@ -52,7 +49,7 @@ def drawn_for(request: GenerationRequest) -> tuple[str, ...]:
         "frequency_penalty": sampling.frequency_penalty != 0,
         "bad_words": bool(sampling.bad_token_ids),
         "ignore_eos": sampling.ignore_eos and request.grammar is not None,
-        "logit_bias": any(abs(bias) > _LARGEST_BIAS for bias in sampling.logit_bias.values()),
+        "logit_bias": bool(sampling.logit_bias),
         "temperature": temperature > 0 and not _LOWEST_TEMPERATURE <= temperature <= _HIGHEST_TEMPERATURE,
     }
     return tuple(name for name, holds in reasons.items() if holds)
@@ -82,8 +79,6 @@ def engine_sampling(
         batched: the batched processor looks after this choice.
         drawn: our sampler chooses its tokens.
     """
-    import torch
-
     sampling = request.sampling
     own = () if sampling.ignore_eos and request.grammar is None else folder.eos_token_ids
     if grammar is not None and folder.tokenizer_eos_id is not None:
@@ -112,8 +107,4 @@ def engine_sampling(
         "apply_batched_logits_processor": batched,
         "guided_decoding": None if grammar is None else installation.guided_decoding_params(grammar=grammar),
     }
-    if sampling.logit_bias and not drawn:
-        bias = torch.zeros(folder.vocab_size)
-        bias[list(sampling.logit_bias)] = torch.tensor(list(sampling.logit_bias.values()))
-        fields["embedding_bias"] = bias
     return EngineSampling(ends, installation.sampling_params(**fields))

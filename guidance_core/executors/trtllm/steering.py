@@ -2,12 +2,14 @@
 
 TensorRT-LLM's samplers do not all do what `SamplingParams` promises. The PyTorch backend's `TorchSampler` of 1.2
 (``tensorrt_llm/_torch/pyexecutor/sampler.py``) reads temperature, top_k and top_p only: seeds, min_p and penalties are
-ignored, ``min_length`` counts the prompt's tokens, and log-probabilities are those after masks and biases. The C++
-decoder's presence and frequency penalties count the prompt. So whoever asks for these gets the token that *our*
-sampler draws: all other logits of the row are set to −inf, and any sampler then takes it.
+ignored, ``min_length`` counts the prompt's tokens, and log-probabilities are those after masks and biases. A bias fails
+every request of a step whose last request has none (an assertion in ``_apply_embedding_bias``, which the 1.3 release
+candidates have too). The C++ decoder's presence and frequency penalties count the prompt. So whoever asks for these
+gets the token that *our* sampler draws: all other logits of the row are set to −inf, and any sampler then takes it.
 
-A processor may be called several times before the first token (once per chunk of a long prompt), and again after a
-sequence was paused. Everything here is therefore a function of the tokens so far, as long as they grow.
+The PyTorch backend calls a processor once per chunk of a long prompt; and an engine may pause a sequence, and forget
+its last tokens then (``GenericLlmRequest::pause`` in ``cpp/include/tensorrt_llm/batch_manager/llmRequest.h``).
+Everything here is therefore a function of the tokens so far.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class Steering:
             key = self._removed.popleft()
             self._choices.pop(key, None)
             self._guidance.remove(key)
-        choices = [self._choice(row.task) for row in rows]
+        choices = [self._choice(row) for row in rows]
         self._follow(rows, choices)
         going = [place for place, choice in enumerate(choices) if choice.error is None and not choice.is_over]
         # Drawing waits for its masks; those that come after it may be filled into the same memory.
@@ -160,8 +162,12 @@ class Steering:
             )
         return reports
 
-    def _choice(self, task: Task) -> _Choice:
+    def _choice(self, row: Row) -> _Choice:
+        task = row.task
         choice = self._choices.get(task.key)
+        if choice is not None and len(row.token_ids) < len(choice.sequence.tokens):
+            self._guidance.remove(task.key)
+            choice = None
         if choice is None:
             choice = _Choice(
                 Sequence(

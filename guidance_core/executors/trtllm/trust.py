@@ -1,6 +1,7 @@
-"""Which grammars TensorRT-LLM's own llguidance may have: one that fails in the middle of an answer fails all in flight.
+"""Which grammars TensorRT-LLM's own llguidance may have: one that fails there in the middle of an answer ends it.
 
-`guide` in ``_torch/pyexecutor/py_executor.py`` raises where its matcher refuses a sampled token or runs into a limit.
+`GuidedDecoder` in ``_torch/pyexecutor/guided_decoder.py`` fails a request whose matcher refuses a sampled token or runs
+into a limit; 1.2.0rc5 and older fail all in flight with it (https://github.com/NVIDIA/TensorRT-LLM/pull/9078).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _CHARACTERS_BY_NUMBER = re.compile(r"\\[xuUpPc]|\[\^")
 def is_trusted(grammar: Grammar, tokenizer: LLTokenizer) -> bool:
     """Whether nothing is known by which a grammar could fail there.
 
-    Not trusted are grammars that clients wrote in llguidance's own language, beside functions or after thoughts too:
-    in it anything can be said, such as what costs more with every token. Nor are those that may force the text of a
+    Not trusted are grammars that clients wrote in llguidance's own language or GBNF, beside functions or after thoughts
+    too: in these anything can be said, such as what costs more with every token. Nor are those that may force the text of a
     special token: llguidance tokenizes forced text with the tokenizer that TensorRT-LLM gives it, allows the special
     token alone, and then refuses it, as it is no text (ours reads special tokens as text, see `grammar.tokenizer`).
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return compile_engine(checkpoint, tmp_path_factory.mktemp("models") / "engine", max_seq_len=512, max_batch_size=8)
 
 
-def compile_engine(checkpoint: Path, folder: Path, **build: object) -> Path:
+def compile_engine(checkpoint: Path, folder: Path, **build: Any) -> Path:
     """An engine's folder: its config.json has what `trtllm-build` writes there, as far as it is read."""
     folder.mkdir()
     model = json.loads((checkpoint / "config.json").read_text())
@@ -56,7 +57,13 @@ def compile_engine(checkpoint: Path, folder: Path, **build: object) -> Path:
             **{name: model[name] for name in _SIZES},
             "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
         },
-        "build_config": {"max_input_len": 511, "max_num_tokens": 8192, "max_beam_width": 1, **build},
+        "build_config": {
+            "max_input_len": 511,
+            "max_num_tokens": 8192,
+            "max_beam_width": 1,
+            **build,
+            "plugin_config": {"use_paged_context_fmha": True, **build.get("plugin_config", {})},
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "rank0.engine").write_text(json.dumps(str(checkpoint)))

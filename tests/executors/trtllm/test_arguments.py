@@ -9,8 +9,9 @@ import pytest
 
 from guidance_core.config import Settings
 from guidance_core.executors.trtllm import installation
-from guidance_core.executors.trtllm.arguments import choose_way, llm_arguments
+from guidance_core.executors.trtllm.arguments import choose_way, llm_arguments, longest_prompt
 from guidance_core.executors.trtllm.model_folder import read_model_folder
+from tests.executors.trtllm.conftest import compile_engine
 
 pytestmark = pytest.mark.usefixtures("tensorrt_llm")
 
@@ -81,6 +82,48 @@ def test_every_runtime_setting_arrives(checkpoint: Path) -> None:
     assert (made["orchestrator_type"], made["disable_overlap_scheduler"]) == ("ray", False)
     assert (type(speculative).__name__, speculative.max_draft_len) == ("NGramDecodingConfig", 4)
     assert made["enable_autotuner"] is False
+
+
+def test_sequences_are_paused_only_where_their_grammar_survives_it(checkpoint: Path, engine: Path) -> None:
+    def policy(made: dict[str, Any]) -> str:
+        name: str = made["scheduler_config"].capacity_scheduler_policy.name
+        return name
+
+    assert policy(arguments(checkpoint)) == "GUARANTEED_NO_EVICT"
+    assert policy(arguments(engine)) == "MAX_UTILIZATION"
+    assert policy(arguments(engine, scheduler_policy="guaranteed_no_evict")) == "GUARANTEED_NO_EVICT"
+    with pytest.raises(ValueError, match="loses the grammar of a sequence that it has paused: set it to 'auto'"):
+        arguments(checkpoint, scheduler_policy="max_utilization")
+
+
+def test_an_engine_without_paged_context_attention_runs_prompts_whole(
+    checkpoint: Path, engine: Path, tmp_path: Path
+) -> None:
+    assert arguments(engine)["enable_chunked_prefill"] is True
+    whole = compile_engine(
+        checkpoint,
+        tmp_path / "whole",
+        max_seq_len=512,
+        max_num_tokens=100,
+        plugin_config={"use_paged_context_fmha": False},
+    )
+    assert arguments(whole)["enable_chunked_prefill"] is False
+    folder = read_model_folder(whole)
+    assert longest_prompt(folder, Settings()) == 100
+    assert longest_prompt(folder, Settings.model_validate({"trtllm": {"max_num_tokens": 70}})) == 70
+    assert longest_prompt(read_model_folder(engine), Settings()) == 511
+    assert longest_prompt(read_model_folder(checkpoint), Settings()) is None
+
+
+def test_an_engine_whose_attention_reads_the_cache_must_have_its_blocks_brought_back(
+    checkpoint: Path, engine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"kv_cache_onboard_blocks is false.*leave it out"):
+        arguments(engine, kv_cache_onboard_blocks=False)
+    whole = compile_engine(
+        checkpoint, tmp_path / "whole", max_seq_len=512, plugin_config={"use_paged_context_fmha": False}
+    )
+    assert arguments(whole, kv_cache_onboard_blocks=False)["kv_cache_config"].onboard_blocks is False
 
 
 def test_an_engine_takes_the_schedulers_tuning_and_no_more_slots_than_it_has(engine: Path) -> None:

@@ -82,6 +82,29 @@ def test_a_request_processor_masks_and_follows_the_tokens(
         answer.append(max(expected - {0}))
 
 
+@pytest.mark.parametrize("draws", [False, True], ids=["masks", "draws"])
+def test_tokens_that_the_engine_forgot_in_a_pause_are_masked_and_drawn_as_before(
+    setup: WorkerSetup, told: Told, regex_grammar: Callable[[str], Grammar], draws: bool
+) -> None:
+    processor = copied(RequestProcessor(setup, task(8, regex_grammar("ab[0-9]{4}"), draws=draws, temperature=1.0)))
+    raw = torch.randn(5, setup.vocab_size)
+
+    def left(answer: list[int]) -> set[int]:
+        logits = raw[len(answer)].clone().view(1, 1, -1)
+        processor(17, logits, [[*PROMPT, *answer]], None, None)
+        return allowed(logits)
+
+    answer: list[int] = []
+    steps = []
+    for _ in range(5):
+        steps.append(left(answer))
+        answer.append(max(steps[-1]))
+    assert [left(answer[:length]) for length in range(2, 5)] == steps[2:]
+    if draws:
+        positions = [report.position for _ in range(8) for report in told.get(timeout=5)]
+        assert positions == [0, 1, 2, 3, 4, 2, 3, 4]
+
+
 def test_a_request_processor_has_no_matcher_while_it_travels(
     setup: WorkerSetup, regex_grammar: Callable[[str], Grammar]
 ) -> None:

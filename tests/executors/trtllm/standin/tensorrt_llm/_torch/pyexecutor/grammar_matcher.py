@@ -18,6 +18,9 @@ class LLGuidanceMatcherFactory:
 
     def __init__(self, model: Path, vocab_size: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained(model)
+        if tokenizer.eos_token_id is None:
+            # `_xgrammar_tokenizer_info` in ``llmapi/tokenizer.py`` makes ``stop_token_ids=[None]`` of it.
+            raise TypeError("GuidedDecodingConfig: incompatible constructor arguments: stop_token_ids=[None]")
         self._tokenizer = llguidance.LLTokenizer(
             tokenizer.backend_tokenizer.to_str(), n_vocab=vocab_size, eos_token=tokenizer.eos_token_id
         )

@@ -55,6 +55,8 @@ class PyExecutor:
     def __init__(self, args: BaseLlmArgs, backend: str, checkpoint: Path) -> None:
         self._args = args
         self._backend = backend
+        if backend == "tensorrt":
+            _check_paged_context(args)
         lora = _lora_config(args, backend)
         self._has_lora = lora is not None
         self._adapters: dict[int, LoadedAdapter] = {}
@@ -165,13 +167,20 @@ class PyExecutor:
                 row = next(given)
                 last.append(request)
             rows[request.client_id] = torch.cat([row, torch.zeros(self._padding)])
-        self._process(rows)
+        self._process(rows, last)
+        self._sampler.check_biases([request.params for request in last])
         return {request.client_id: self._next_token(request, rows[request.client_id]) for request in last}
 
-    def _process(self, rows: dict[int, torch.Tensor]) -> None:
+    def _process(self, rows: dict[int, torch.Tensor], last: list[_LlmRequest]) -> None:
+        """Call processors: compiled engines for what is sampled, the PyTorch backend for chunks of prompts too.
+
+        ``cpp/tensorrt_llm/batch_manager/logitsPostProcessor.cpp`` goes through ``decoderRequests``;
+        ``PyTorchModelEngine._execute_logit_post_processors`` through all that ran. (It leaves out what went on after a
+        pause, which `SchedulerConfig` without ``MAX_UTILIZATION`` has none of.)
+        """
         requests = [self._requests[client_id] for client_id in rows]
         if self._backend == "tensorrt":
-            batch = [request for request in requests if request.params.apply_batched_logits_processor]
+            batch = [request for request in last if request.params.apply_batched_logits_processor]
             if batch:
                 self._args.batched_logits_processor(
                     [request.request_id for request in batch],
@@ -191,7 +200,11 @@ class PyExecutor:
     def _next_token(self, request: _LlmRequest, row: torch.Tensor) -> Response:
         params, sequence = request.params, request.sequence
         if params.guided_decoding is not None:
-            self._guide(request, row)
+            try:
+                self._guide(request, row)
+            except ValueError as error:
+                # Since 1.2 it fails alone (`PyExecutor._handle_guided_decoder_errors`, pull request 9078).
+                return Response(error=f"Guided decoding error: {error}")
         # Samplers leave the padding out (`vocabSize` and `vocabSizePadded` in cpp/tensorrt_llm/kernels).
         token = self._sampler.sample(row[: self._runner.vocab_size], params, sequence.answered)
         sequence.append(token, None)
@@ -226,6 +239,16 @@ class PyExecutor:
             "tokensPerBlock": _BLOCK,
         }
         return json.dumps({"iter": self._iteration, "kvCacheStats": cache})
+
+
+def _check_paged_context(args: BaseLlmArgs) -> None:
+    """``TrtGptModelInflightBatching``, ``cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp``."""
+    build = json.loads((Path(args.model) / "config.json").read_text())["build_config"]
+    paged_context = build.get("plugin_config", {}).get("use_paged_context_fmha", False)
+    if args.enable_chunked_prefill and not paged_context:
+        raise RuntimeError("Chunked context requires context FMHA, paged kv_cache and paged context FMHA all enabled.")
+    if paged_context and not args.kv_cache_config.onboard_blocks:
+        raise RuntimeError("KV cache blocks need to be onboarded if context FMHA.")
 
 
 def _lora_config(args: BaseLlmArgs, backend: str) -> LoraConfig | None:

@@ -13,6 +13,15 @@ class TorchSampler:
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
 
+    def check_biases(self, batch: list[SamplingParams]) -> None:
+        """Fail a step as ``TorchSampler._apply_embedding_bias`` does, where the loop's last bias decides for all.
+
+        Args:
+            batch: parameters of all that is sampled, in the order of the rows.
+        """
+        if any(params.embedding_bias is not None for params in batch):
+            assert batch[-1].embedding_bias is not None, "otherwise bias_to_index is empty"
+
     def sample(self, logits: torch.Tensor, params: SamplingParams, position: int) -> int:
         """The next token.
 
@@ -43,6 +52,9 @@ class TorchSampler:
 
 class CppDecoder(TorchSampler):
     """The decoder of compiled engines: a seed for each request, by default 0."""
+
+    def check_biases(self, batch: list[SamplingParams]) -> None:
+        """Each request has its own (`initializeEmbeddingBias` in ``createNewDecoderRequests.cpp``)."""
 
     def _generator_for(self, params: SamplingParams, position: int) -> torch.Generator:
         return torch.Generator().manual_seed((params.seed or 0) + position)
