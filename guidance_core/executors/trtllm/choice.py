@@ -93,6 +93,10 @@ class Choice:
             if self._answered >= self.request.sampling.max_tokens:
                 finish = "length"
                 break
+        if finish is None and engine_finish == "length":
+            # Where memory holds less than a whole context, `KVCacheManager` lowers ``max_seq_len``, and tells nobody
+            # (``KvCacheCreator`` in ``_torch/pyexecutor/_util.py``).
+            finish = "length"
         if finish is None and engine_finish is not None:
             raise GenerationFailed(f"TensorRT-LLM ended the answer early: {engine_finish}.")
         if not tokens and finish is None:

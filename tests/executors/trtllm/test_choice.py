@@ -64,10 +64,18 @@ async def test_cached_tokens_come_once_and_nothing_new_is_no_delta() -> None:
     assert (first.cached_tokens, second.cached_tokens) == (1, None)
 
 
-@pytest.mark.parametrize("finish", ["length", "timeout"])
-async def test_an_engine_that_ends_early_is_an_error(finish: str) -> None:
-    with pytest.raises(GenerationFailed, match=finish):
-        await take(choice(max_tokens=9), 7, finish=finish)
+async def test_an_engine_whose_memory_holds_less_than_the_context_cuts_the_answer_off() -> None:
+    delta = await take(choice(max_tokens=9), 7, finish="length")
+    assert delta is not None
+    assert (delta.token_ids, delta.finish_reason) == ((7,), "length")
+    delta = await take(choice(max_tokens=9), finish="length")
+    assert delta is not None
+    assert (delta.token_ids, delta.finish_reason) == ((), "length")
+
+
+async def test_an_engine_that_gives_up_early_is_an_error() -> None:
+    with pytest.raises(GenerationFailed, match="timeout"):
+        await take(choice(max_tokens=9), 7, finish="timeout")
 
 
 @pytest.fixture
