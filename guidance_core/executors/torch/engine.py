@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from guidance_core.config import TorchSettings
-from guidance_core.errors import GenerationFailed, RequestError
+from guidance_core.errors import GenerationFailed, InvalidGrammar, RequestError
 from guidance_core.executors.base import ExecutorStats
 from guidance_core.executors.torch.images import SequenceImage
 from guidance_core.executors.torch.logprobs import token_logprobs
@@ -216,7 +216,7 @@ class Engine:
                     )
                 start = self._guidance.start(sequence.id)
                 if start.error is not None:
-                    raise GenerationFailed(f"The grammar failed: {start.error}")
+                    raise _grammar_failure(start.error)
                 sequence.follow(start.forced, stopped=start.stopped, accepting=start.accepting)
                 self._forced_tokens += sequence.answered
         # Not before all choices are there: the request is forgotten with its last one.
@@ -262,7 +262,8 @@ class Engine:
             for score in result.scores:
                 sequence.score(score)
             if any(math.isnan(score.logprob) for score in result.scores):
-                self._fail(sequence, "The model computed invalid numbers (NaN or infinity) for this request.", work)
+                invalid = GenerationFailed("The model computed invalid numbers (NaN or infinity) for this request.")
+                self._fail(sequence, invalid, work)
                 continue
             if result.sample is not None:
                 sampled.append((work, result))
@@ -288,7 +289,7 @@ class Engine:
                 return self._compute_or_fail(works[:middle]) + self._compute_or_fail(works[middle:])
             [work] = works
             _log.exception("Request %s made a step fail.", work.sequence.request.request_id)
-            self._fail(work.sequence, f"The model failed on this request: {error}", work)
+            self._fail(work.sequence, GenerationFailed(f"The model failed on this request: {error}"), work)
             self._probe(work.segment.slot, error)
             return []
 
@@ -346,9 +347,11 @@ class Engine:
             assert row is not None
             if not self._is_live(sequence):
                 continue
-            error = row.error if times is None or times.error is None else f"The grammar failed: {times.error}"
-            if error is not None:
-                self._fail(sequence, error, work)
+            if times is not None and times.error is not None:
+                self._fail(sequence, _grammar_failure(times.error), work)
+                continue
+            if row.error is not None:
+                self._fail(sequence, GenerationFailed(row.error), work)
                 continue
             live.append((sequence, row))
             if times is not None:
@@ -369,7 +372,7 @@ class Engine:
             commit = commits.get(sequence.id)
             if commit is not None:
                 if commit.error is not None:
-                    self._fail(sequence, f"The grammar failed: {commit.error}")
+                    self._fail(sequence, _grammar_failure(commit.error))
                     continue
                 before = sequence.answered
                 sequence.follow(commit.forced, stopped=commit.stopped, accepting=commit.accepting)
@@ -398,13 +401,13 @@ class Engine:
             if self._adapters is not None and sequence.lora is not None:
                 self._adapters.release(sequence.lora)
 
-    def _fail(self, sequence: Sequence, message: str, work: Work | None = None) -> None:
+    def _fail(self, sequence: Sequence, error: RequestError, work: Work | None = None) -> None:
         """End the request that a sequence belongs to. What ``work`` wrote, and all under it, cannot be trusted."""
         if work is not None:
             self._slots.forget(work.segment.slot)
             # A NaN beyond a later sequence's end would still reach it: attention multiplies it by 0.
             self._runner.clear(work.segment.slot, work.segment.start + len(work.segment.token_ids))
-        self._fail_request(sequence.key, GenerationFailed(message))
+        self._fail_request(sequence.key, error)
 
     def _fail_request(self, key: int, error: RequestError) -> None:
         self.abort(key)
@@ -416,3 +419,16 @@ class Engine:
             self._runner.forward([Segment(slot, 0, [0], "last")])
         except Exception:
             raise EngineBroken(f"The model no longer runs: {error}") from error
+
+
+def _grammar_failure(why: str) -> RequestError:
+    """What a request is told whose matcher failed; ``why`` is llguidance's reason."""
+    # Where no token has one of the bytes that a grammar forces, llguidance forces the tokens of the others, and then
+    # does not take them (`apply_token` in its parser.rs); elsewhere it finds no token at all.
+    if "forced bytes" in why or why == "NoExtensionBias":
+        return InvalidGrammar(
+            "The grammar leads to where no token of the model's vocabulary is allowed: it contradicts itself there, or "
+            "demands a character that the vocabulary cannot write, such as a control character or one that Unicode has "
+            f"not assigned. (llguidance: {why})"
+        )
+    return GenerationFailed(f"The grammar failed: {why}")

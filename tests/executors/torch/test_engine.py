@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from guidance_core.executors.torch import engine
 from guidance_core.executors.torch.engine import Engine, EngineBroken
 from guidance_core.executors.torch.segment import Segment
 from guidance_core.generation import GenerationRequest, Grammar, TokenDelta
+from guidance_core.grammar.tokenizer import load_ll_tokenizer
 from guidance_core.guidance.batch import GuidanceBatch
 from tests.executors.torch.fakes import FakeRunner, request
 
@@ -64,19 +68,31 @@ def harness() -> Harness:
     return Harness(FakeRunner())
 
 
+def guided_by(ll_tokenizer: LLTokenizer, **settings: object) -> Harness:
+    size = ll_tokenizer.vocab_size
+    guidance = GuidanceBatch(
+        ll_tokenizer,
+        vocab_size=size,
+        max_rows=4,
+        settings=GuidanceSettings(threads=1, **settings),  # type: ignore[arg-type]
+    )
+    return Harness(FakeRunner(vocab_size=size), guidance)
+
+
 @pytest.fixture
 def guided(ll_tokenizer: LLTokenizer) -> Callable[..., Harness]:
-    def make(**settings: object) -> Harness:
-        size = ll_tokenizer.vocab_size
-        guidance = GuidanceBatch(
-            ll_tokenizer,
-            vocab_size=size,
-            max_rows=4,
-            settings=GuidanceSettings(threads=1, **settings),  # type: ignore[arg-type]
-        )
-        return Harness(FakeRunner(vocab_size=size), guidance)
+    return partial(guided_by, ll_tokenizer)
 
-    return make
+
+@pytest.fixture
+def without_control_characters(tokenizer_folder: Path, tmp_path: Path) -> LLTokenizer:
+    """As many tokenizers are: no token has one of two bytes."""
+    definition = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    vocabulary = definition["model"]["vocab"]
+    for byte in (4, 6):
+        vocabulary[f"unused {byte}"] = vocabulary.pop(chr(0x100 + byte))  # as ByteLevel writes it
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    return load_ll_tokenizer(tmp_path, None, [0])
 
 
 def test_answers_are_the_models_own_alone_and_in_a_crowd(harness: Harness) -> None:
@@ -343,6 +359,18 @@ def test_a_grammar_that_does_not_compile_fails_its_own_request(guided: Callable[
     assert list(harness.failures) == [1]
     assert isinstance(harness.failures[1], InvalidGrammar)
     assert harness.answer(2) == harness.runner.greedy((1, 2), 8)
+
+
+@pytest.mark.parametrize("pattern", ["\x04", "\x04a", "a\x04b", "a(\x04|\x06)"])
+@pytest.mark.parametrize("forced_tokens", [True, False])
+def test_a_grammar_that_demands_what_no_token_writes_is_refused(
+    without_control_characters: LLTokenizer, regex_grammar: MakeGrammar, pattern: str, forced_tokens: bool
+) -> None:
+    harness = guided_by(without_control_characters, forced_tokens=forced_tokens)
+    harness.engine.submit(1, request(grammar=regex_grammar(pattern)))
+    harness.finish()
+    assert isinstance(harness.failures[1], InvalidGrammar)
+    assert "cannot write" in harness.failures[1].message
 
 
 def test_guided_and_free_requests_mix(
