@@ -42,7 +42,9 @@ class Constraint:
 
     @property
     def written_for_llguidance(self) -> str | None:
-        """What the client wrote in llguidance's own language, perhaps beside functions or after thoughts; or None.
+        """What the client wrote in Lark, GBNF or llguidance's own form, as llguidance is to read it; or None.
+
+        Beside functions and after thoughts, too.
 
         Raises:
             InvalidGrammar: as `translations`.
@@ -50,6 +52,8 @@ class Constraint:
         match self.kind:
             case "lark" | "llguidance":
                 return _enforceable(self.definition)
+            case "gbnf":
+                return _enforceable(lark_from_gbnf(self.definition))
             case "tools" | "reasoning":
                 answer = json.loads(self.definition)["answer"]
                 return None if answer is None else Constraint(**answer).written_for_llguidance
@@ -74,6 +78,8 @@ class Constraint:
                 yield Translation(source)
             case "lark" | "llguidance":
                 yield Translation(_enforceable(self.definition))
+            case "gbnf":
+                yield Translation(_enforceable(lark_from_gbnf(self.definition)))
             case "reasoning":
                 yield from _reasoned_translations(json.loads(self.definition))
             case "tools":
@@ -139,13 +145,12 @@ def lark(text: Any) -> Constraint:
 
 
 def ebnf(text: Any) -> Constraint:
-    """A grammar in Lark, or in llama.cpp's GBNF (recognised by its ``::=``), which is translated to Lark.
+    """A grammar in Lark, or in llama.cpp's GBNF (recognised by its ``::=``).
 
     Raises:
-        InvalidGrammar: not a string, or GBNF that does not translate.
+        InvalidGrammar: not a string.
     """
-    definition = _constraint("lark", text).definition
-    return lark(lark_from_gbnf(definition) if is_gbnf(definition) else definition)
+    return _constraint("gbnf", text) if isinstance(text, str) and is_gbnf(text) else lark(text)
 
 
 def llguidance(grammar: Any) -> Constraint:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from guidance_core.errors import InvalidGrammar
 
-_DEFINITION = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_DEFINITION = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LAYOUT = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _LAYOUT_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")

@@ -68,6 +68,11 @@ def test_rules_are_terminals_unless_they_contain_themselves() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["\n" * 200_000, "a" * 200_000, "a \n" * 100_000, " " * 200_000 + "a"])
+def test_long_texts_are_told_from_gbnf_in_no_time(text: str) -> None:
+    assert not is_gbnf(text)  # in quadratic time that would take minutes
+
+
 def test_lark_is_told_from_gbnf_by_how_it_defines() -> None:
     assert is_gbnf('# start: x\nroot\t::= "a"')
     assert not is_gbnf('?start: "root ::= x"\n  | a\na: "::="')

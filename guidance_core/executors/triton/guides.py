@@ -26,14 +26,17 @@ def guide(grammar: Grammar) -> Guide:
             return "json_schema", grammar.definition
         case "regex":
             return "regex", grammar.definition
+        case "gbnf":
+            # XGrammar's own notation is GBNF.
+            return "ebnf_grammar", grammar.definition
         case "choice":
             options = json.loads(grammar.definition)
             return "ebnf_grammar", f"root ::= {' | '.join(map(_literal, options))}"
         case _:
             raise Unsupported(
-                "The model runs on a Triton server, whose guided decoding knows JSON schemas, regular expressions and "
-                "choices, but no Lark and no llguidance grammars (tool calls and reasoning are such grammars too): "
-                "use one of the former, or a service that runs the model itself."
+                "The model runs on a Triton server, whose guided decoding knows JSON schemas, regular expressions, "
+                "choices and GBNF, but no Lark and no llguidance grammars (tool calls and reasoning are such grammars "
+                "too): use one of the former, or a service that runs the model itself."
             )
 
 

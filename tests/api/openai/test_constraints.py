@@ -18,7 +18,7 @@ CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
     ("fields", "kind"),
     [
         ({"regex": "[0-9]+"}, "regex"),
-        ({"ebnf": "root ::= [0-9]+"}, "lark"),
+        ({"ebnf": "root ::= [0-9]+"}, "gbnf"),
         ({"ebnf": "%llguidance {}\nstart: /[0-9]+/"}, "lark"),
     ],
 )

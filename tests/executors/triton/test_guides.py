@@ -24,6 +24,7 @@ def grammar(kind: GrammarKind, definition: str) -> Grammar:
         ("json_schema", "{}", ("json", None)),
         ("json_object", '{"type": "object"}', ("json_schema", '{"type": "object"}')),
         ("regex", "a+", ("regex", "a+")),
+        ("gbnf", 'root ::= "a" root?', ("ebnf_grammar", 'root ::= "a" root?')),
     ],
 )
 def test_each_kind_has_its_guide_type(kind: GrammarKind, definition: str, expected: tuple[str, str | None]) -> None:
