@@ -85,6 +85,7 @@ class Flight:
         self._abort_timeout = abort_timeout
         self._explain = explain
         self._is_open = True
+        self._has_failed = False
         self._reports: dict[int, Report] = {}
         self._reported = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
@@ -98,7 +99,7 @@ class Flight:
 
         def end(_: object) -> None:
             # A task that is cancelled before its first step never runs.
-            if not self._result.finished and not self._result.aborted():
+            if self._runs and not self._result.aborted():
                 self._result.abort()
             on_end(self)
 
@@ -135,15 +136,30 @@ class Flight:
             self._deltas.put_nowait(error if isinstance(error, RequestError) else self._explain(error))
         finally:
             self._is_open = False
-            if not self._result.finished:
+            if self._runs:
                 self._result.abort()
                 await self._confirm()
+
+    @property
+    def _runs(self) -> bool:
+        """Whether the engine still has it. What failed in the engine never becomes ``finished``: `_handle_response` in
+        ``tensorrt_llm/executor/result.py`` raises before it says so.
+        """
+        return not (self._result.finished or self._has_failed)
+
+    async def _next(self) -> Any:
+        """What the engine says next, None at the end; raises what failed in it."""
+        try:
+            return await anext(self._result, None)
+        except Exception:
+            self._has_failed = True
+            raise
 
     async def _answer(self) -> None:
         """Turn what the engine says into deltas, up to the one with a finish reason."""
         choice, counts = self._choice, self._counts
         seen = 0
-        async for output in self._result:
+        while (output := await self._next()) is not None:
             counts.responses += 1
             [completion] = output.outputs
             if completion.finish_reason == "cancelled":

@@ -22,9 +22,10 @@ def is_trusted(grammar: Grammar, tokenizer: LLTokenizer) -> bool:
     """Whether nothing is known by which a grammar could fail there.
 
     Not trusted are grammars that clients wrote in llguidance's own language or GBNF, beside functions or after thoughts
-    too: in these anything can be said, such as what costs more with every token. Nor are those that may force the text of a
-    special token: llguidance tokenizes forced text with the tokenizer that TensorRT-LLM gives it, allows the special
-    token alone, and then refuses it, as it is no text (ours reads special tokens as text, see `grammar.tokenizer`).
+    too: in these anything can be said, such as what costs more with every token. Nor are those that may force the text
+    of a special token: llguidance tokenizes forced text with the tokenizer that TensorRT-LLM gives it, allows the
+    special token alone, and then refuses it, as it is no text (ours reads special tokens as text, see
+    `grammar.tokenizer`).
 
     Args:
         grammar: of a request.

@@ -99,7 +99,7 @@ class GenerationResult:
     async def _step(self) -> None:
         response = await self.aqueue.get()
         if response.error is not None:
-            self._done = True
+            # `_handle_response` raises here before it takes note of the end.
             raise RequestError(response.error)
         [output] = self.outputs
         self.cached_tokens = response.cached_tokens
