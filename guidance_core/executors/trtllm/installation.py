@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,11 +72,18 @@ def load(kind: Literal["checkpoint", "engine"]) -> Installation:
 
 
 def lora_config_class() -> Any:
-    """``LoraConfig``; in 1.0 it was still in ``tensorrt_llm/lora_manager.py``."""
-    try:
-        return importlib.import_module("tensorrt_llm.lora_helper").LoraConfig
-    except ImportError:
-        return importlib.import_module("tensorrt_llm.lora_manager").LoraConfig
+    """``LoraConfig``, which has moved: 1.3's release candidates, 1.1 and 1.2, and 1.0 have it in different modules.
+
+    Raises:
+        ExecutorUnavailable: it is in none of them.
+    """
+    for module in ("_torch.peft.lora.config", "lora_helper", "lora_manager"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(f"tensorrt_llm.{module}").LoraConfig
+    raise ExecutorUnavailable(
+        "lora.folder is set, but this version of TensorRT-LLM has its LoraConfig where nobody looks for it: use "
+        f"NVIDIA's image {CONTAINER}, or unset lora.folder."
+    )
 
 
 def lora_request_class() -> Any:
