@@ -152,7 +152,7 @@ def described(specification: Any, methods: Iterable[Method]) -> Document:
 def _types(methods: Iterable[Method]) -> list[Any]:
     types: list[Any] = [OpenAIError]
     for method in methods:
-        types += [method.body, method.answer]
+        types += [method.body] + ([method.answer] if method.media_type == _JSON else [])
     for lookup in _LOOKUPS.values():
         types += [lookup.answer, lookup.failure]
     for endpoint in ENDPOINTS:
@@ -161,7 +161,9 @@ def _types(methods: Iterable[Method]) -> list[Any]:
 
 
 def _method(method: Method, schemas: _Schemas) -> dict[str, Any]:
-    success = {method.media_type: schemas.of(method.answer)} | ({_EVENTS: _TEXT} if method.streams else {})
+    success = {method.media_type: schemas.of(method.answer) if method.media_type == _JSON else _TEXT}
+    if method.streams:
+        success[_EVENTS] = _TEXT
     failure = {_JSON: schemas.of(OpenAIError)}
     return {
         "requestBody": _request_body(method.body, _EXAMPLES.get(method.path, {}), schemas),

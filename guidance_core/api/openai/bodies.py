@@ -23,16 +23,16 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import from_json
 from starlette.requests import Request
 from typing_extensions import Self
 
 from guidance_core.api.openai.constraints import ConstraintFields
+from guidance_core.api.openai.json_body import read_json
 from guidance_core.api.openai.nulls import NullsLeftOut, without_nulls
 from guidance_core.api.openai.reasoning import ReasoningEffort
 from guidance_core.api.openai.refused_fields import IN_CHAT, IN_COMPLETIONS, Refused
 from guidance_core.api.openai.tools import FunctionCall, FunctionDefinition, NamedFunction, Tool, ToolCall, ToolChoice
-from guidance_core.api.openai.validation import invalid_request
+from guidance_core.api.openai.validation import invalid_request, shown
 from guidance_core.errors import InvalidRequest
 from guidance_core.generation import LoadLoraWeights
 
@@ -84,28 +84,14 @@ class RequestBody(NullsLeftOut, bentoml.IODescriptor):
             InvalidRequest: no JSON object, an unknown field, a wrong type or value.
             Unsupported: a field that would change the answer and is not supported.
         """
-        try:
-            body = from_json(await request.body(), allow_inf_nan=False)
-        except ValueError as error:
-            encoding = request.headers.get("content-encoding", "identity")
-            if encoding != "identity":
-                raise InvalidRequest(
-                    f"The body has the Content-Encoding {encoding!r}, which is not read here: send it uncompressed.",
-                    code="unsupported_content_encoding",
-                ) from None
-            half = (
-                " (half of a surrogate pair, such as \\ud83d alone, is no character)"
-                if "hex escape" in str(error)
-                else ""
-            )
-            raise InvalidRequest(f"The body is not valid JSON: {error}{half}.", code="invalid_json") from None
-        return cls.parse(body)
+        encoding = request.headers.get("content-encoding", "identity")
+        return cls.parse(read_json(await request.body(), encoding=encoding))
 
     @classmethod
     def parse(cls, body: object) -> Self:
         """Check a parsed body. Raises as `from_http_request`."""
         if not isinstance(body, dict):
-            raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
+            raise InvalidRequest(f"The body must be a JSON object, not {shown(body)}.", code="invalid_type")
         refused = cls.refused()
         given = without_nulls(body)
         for name in given.keys() - cls.model_fields.keys():
@@ -233,7 +219,11 @@ def _no_citations(annotations: list[Any]) -> list[Any]:
     return annotations
 
 
-NoAnnotations = Annotated[list[Any], AfterValidator(_no_citations), WithJsonSchema({"type": "array", "maxItems": 0})]
+NoAnnotations = Annotated[
+    list[Any],
+    AfterValidator(_no_citations),
+    WithJsonSchema({"type": "array", "items": {"type": "object"}, "maxItems": 0}),
+]
 
 
 class Message(NullsLeftOut):
@@ -360,6 +350,9 @@ def _is_token_id(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+
+
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
@@ -372,9 +365,9 @@ class CompletionBody(GenerationBody):
             {
                 "anyOf": [
                     {"type": "string"},
-                    {"type": "array", "items": {"type": "string"}},
-                    {"type": "array", "items": {"type": "integer"}},
-                    {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                    {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                    _TOKEN_IDS,
+                    {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
                 ]
             }
         ),

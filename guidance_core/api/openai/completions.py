@@ -121,11 +121,15 @@ def _check(body: CompletionBody, max_choices: int) -> None:
     """Refuse what contradicts itself or this service's limits."""
     best_of = _best_of(body)
     if len(body.prompt) * best_of > max_choices:
-        param = "prompt" if len(body.prompt) > 1 else "n" if best_of == body.n else "best_of"
+        if len(body.prompt) == 1:
+            param = "n" if best_of == body.n else "best_of"
+            raise InvalidRequest(
+                f"{param!r} is {best_of}; at most {max_choices} choices are generated for one request.", param=param
+            )
         raise InvalidRequest(
-            f"{len(body.prompt)} prompts with {best_of} choices each are more than the {max_choices} choices "
-            "that one request may have.",
-            param=param,
+            f"{len(body.prompt)} prompts with {best_of} choices each are more than the {max_choices} choices that are "
+            "generated for one request: send several requests.",
+            param="prompt",
         )
     if best_of < body.n:
         raise InvalidRequest(f"'best_of' is {best_of}, less than 'n' ({body.n}).", param="best_of")

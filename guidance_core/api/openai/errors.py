@@ -38,13 +38,13 @@ def failure_response(error: RequestError) -> JSONResponse:
 async def http_error_response(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that no endpoint takes, as an exception handler of Starlette."""
     assert isinstance(error, HTTPException)
-    message = error.detail
+    message, code = error.detail, None
     if error.status_code == 404:
-        message = f"Unknown URL: {request.method} {request.url.path}. GET / lists the endpoints."
+        message, code = f"Unknown URL: {request.method} {request.url.path}. GET / lists the endpoints.", "unknown_url"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{request.url.path} does not answer {request.method}: use {allowed}."
-    return error_response(error.status_code, message, headers=error.headers)
+    return error_response(error.status_code, message, code=code, headers=error.headers)
 
 
 def failure_object(error: RequestError) -> dict[str, Any]:

@@ -38,9 +38,9 @@ def without_nulls(values: dict[str, Any]) -> dict[str, Any]:
 
 def _nullable(field: dict[str, Any]) -> dict[str, Any]:
     kinds = field.get("anyOf", [])
-    # Without any of these there is no type that null could be left out of.
-    typed = field.keys() & {"type", "const", "enum", "$ref", "anyOf", "oneOf", "allOf"}
-    if not typed or field.get("type") == "null" or _NULL in kinds:
+    # Without any of these, null is allowed already; a constant tells kinds of objects apart.
+    typed = field.keys() & {"type", "enum", "$ref", "anyOf", "oneOf", "allOf"}
+    if not typed or "const" in field or field.get("type") == "null" or _NULL in kinds:
         return field
     outside = {key: value for key, value in field.items() if key in _ANNOTATIONS}
     inside = {key: value for key, value in field.items() if key not in _ANNOTATIONS}

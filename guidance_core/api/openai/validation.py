@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,19 @@ from pydantic_core import ErrorDetails
 
 from guidance_core.errors import InvalidRequest
 
-_OBJECT_TYPES = frozenset({"dict_type", "model_type", "model_attributes_type"})
+_LONGEST_SHOWN = 40
+"""Characters of a value."""
+
+_KINDS = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
 
 
 def invalid_request(error: ValidationError, body: Mapping[str, Any]) -> InvalidRequest:
@@ -31,6 +44,22 @@ def invalid_request(error: ValidationError, body: Mapping[str, Any]) -> InvalidR
     return _told(deepest, details)
 
 
+def shown(value: object) -> str:
+    """A JSON value as an error names it: short, whatever it holds."""
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case str() if len(value) > _LONGEST_SHOWN:
+            return f"{value[:_LONGEST_SHOWN]!r}…"
+        case str():
+            return repr(value)
+        case int() if abs(value) >= 10**_LONGEST_SHOWN:
+            return "a number that long"
+    return json.dumps(value)
+
+
 def _told(param: str, found: Sequence[ErrorDetails]) -> InvalidRequest:
     match found[0]["type"]:
         case "missing" | "union_tag_not_found":
@@ -39,19 +68,50 @@ def _told(param: str, found: Sequence[ErrorDetails]) -> InvalidRequest:
             return InvalidRequest(f"Unknown field {param!r}: leave it out.", param=param, code="unknown_parameter")
         case "none_required":
             return InvalidRequest(f"{param!r} is not supported: leave it out.", param=param, code="unsupported")
-    expected, *others = dict.fromkeys(map(_message, found))
-    message = ", or ".join([expected, *(other.removeprefix("Input should be ") for other in others)])
+    kinds = [_expected(each) for each in found]
+    if None in kinds:
+        message = _broken_rule(found[kinds.index(None)])
+    else:
+        given = found[0]["ctx"]["tag"] if found[0]["type"] == "union_tag_invalid" else found[0]["input"]
+        message = f"must be {', or '.join(dict.fromkeys(map(str, kinds)))}, not {shown(given)}"
     if all(each["type"].endswith("_type") for each in found):
         return InvalidRequest(f"Invalid type for {param!r}: {message}.", param=param, code="invalid_type")
     return InvalidRequest(f"Invalid value for {param!r}: {message}.", param=param)
 
 
-def _message(details: ErrorDetails) -> str:
-    if details["type"] in _OBJECT_TYPES:
-        return "Input should be an object"
-    if details["type"] == "union_tag_invalid":
-        return f"Input should be one of {details['ctx']['expected_tags']}"
-    return details["msg"].removeprefix("Value error, ").replace(" after validation", "")
+def _expected(details: ErrorDetails) -> str | None:
+    """What a value must be; None where that cannot be said in this form."""
+    bounds = {name: _number(bound) for name, bound in details.get("ctx", {}).items() if isinstance(bound, int | float)}
+    match details["type"]:
+        case "literal_error":
+            return str(details["ctx"]["expected"])
+        case "union_tag_invalid":
+            return f"one of {details['ctx']['expected_tags']}"
+        case "greater_than_equal":
+            return f"at least {bounds['ge']}"
+        case "less_than_equal":
+            return f"at most {bounds['le']}"
+        case "greater_than":
+            return f"greater than {bounds['gt']}"
+        case "less_than":
+            return f"less than {bounds['lt']}"
+        case "string_pattern_mismatch":
+            return f"a string that matches {details['ctx']['pattern']}"
+    return _KINDS.get(details["type"])
+
+
+def _broken_rule(details: ErrorDetails) -> str:
+    context = details.get("ctx", {})
+    match details["type"]:
+        case "too_short" | "string_too_short" if context["min_length"] == 1:
+            return "must not be empty"
+        case "too_long":
+            return f"must have at most {context['max_length']} items, not {context['actual_length']}"
+    return details["msg"].removeprefix("Value error, ")
+
+
+def _number(bound: float) -> str:
+    return str(int(bound) if bound == int(bound) else bound)
 
 
 def _place(details: ErrorDetails, body: object) -> str:

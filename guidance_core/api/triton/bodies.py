@@ -140,6 +140,6 @@ def _flat(body: dict[str, Any]) -> dict[str, Any]:
 
 def _scalar(value: Any) -> Any:
     """A tensor of one element is that element."""
-    while isinstance(value, list) and len(value) == 1:
+    while isinstance(value, list) and len(value) == 1 and value[0] is not None:
         value = value[0]
     return value

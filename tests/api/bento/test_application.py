@@ -39,8 +39,8 @@ async def test_models_lists_the_one_that_is_served(client: httpx.AsyncClient) ->
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/models/gpt-4", 404, "model_not_found"),
-        ("GET", "/v1/model", 404, None),
-        ("POST", "/v1/embeddings", 404, None),
+        ("GET", "/v1/model", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, None),
         ("POST", "/v1/models", 405, None),
     ],

@@ -133,30 +133,49 @@ async def test_what_would_change_the_answer_is_refused_by_name(
     [
         (
             {"reasoning_effort": "huge"},
-            "Invalid value for 'reasoning_effort': Input should be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' "
-            "or 'max'.",
+            "Invalid value for 'reasoning_effort': must be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or "
+            "'max', not 'huge'.",
         ),
         (
             {"messages": [{"role": "user", "content": 5}]},
-            "Invalid type for 'messages[0].content': Input should be a valid string, or a valid list.",
+            "Invalid type for 'messages[0].content': must be a string, or a list, not 5.",
         ),
         (
             {"messages": [{"role": "user", "content": ["Hi"]}]},
-            "Invalid type for 'messages[0].content[0]': Input should be an object.",
+            "Invalid type for 'messages[0].content[0]': must be an object, not 'Hi'.",
         ),
         (
             {"tool_choice": 5},
-            "Invalid value for 'tool_choice': Input should be 'none', 'auto' or 'required', or an object.",
+            "Invalid value for 'tool_choice': must be 'none', 'auto' or 'required', or an object, not 5.",
         ),
         (
             {"response_format": {"type": "xml"}},
-            "Invalid value for 'response_format.type': Input should be one of 'text', 'json_object', 'json_schema', "
-            "'regex', 'lark_grammar', 'llguidance'.",
+            "Invalid value for 'response_format.type': must be one of 'text', 'json_object', 'json_schema', 'regex', "
+            "'lark_grammar', 'llguidance', not 'xml'.",
         ),
         ({"response_format": {}}, "Missing required field 'response_format.type'."),
         (
             {"stop": ["a"] * 17},
-            "Invalid value for 'stop': Value should have at most 16 items, not 17.",
+            "Invalid value for 'stop': must have at most 16 items, not 17.",
+        ),
+        ({"stream": "true"}, "Invalid type for 'stream': must be true or false, not 'true'."),
+        ({"n": 1.5}, "Invalid type for 'n': must be an integer, not 1.5."),
+        ({"n": 0}, "Invalid value for 'n': must be at least 1, not 0."),
+        ({"temperature": 3}, "Invalid value for 'temperature': must be at most 2, not 3."),
+        ({"typical_p": 0}, "Invalid value for 'typical_p': must be greater than 0, not 0."),
+        ({"seed": 2**64}, f"Invalid value for 'seed': must be less than {2**64}, not {2**64}."),
+        ({"priority": 10**99}, f"Invalid value for 'priority': must be less than {2**31}, not a number that long."),
+        ({"user": ["x"]}, "Invalid type for 'user': must be a string, not a list."),
+        ({"messages": []}, "Invalid value for 'messages': must not be empty."),
+        ({"lora_model": {"name": "x"}}, "Invalid type for 'lora_model': must be a string, not an object."),
+        (
+            {"llg_log_level": "x" * 50},
+            f"Invalid value for 'llg_log_level': must be 'none', 'warning', 'json' or 'verbose', not '{'x' * 40}'….",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+            "Invalid value for 'tools[0].function.name': must be a string that matches ^[a-zA-Z0-9_-]{1,64}$, "
+            "not 'a b'.",
         ),
         ({"echo": True}, "'echo' is not supported, except as false: use 'return_expanded_prompt'."),
         (
@@ -301,8 +320,26 @@ async def test_a_field_of_another_endpoint_is_refused_with_what_to_do(
     assert instead in error["message"].partition(":")[2]
 
 
-async def test_half_of_a_surrogate_pair_is_told(client: httpx.AsyncClient) -> None:
-    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d"}]}'
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b" ", "The body is empty: send a JSON object."),
+        (b"[]", "The body must be a JSON object, not a list."),
+        (b"\xef\xbb\xbf{}", "The body begins with a byte order mark, which JSON must not: leave it out."),
+        ("{}".encode("utf-16"), "The body is not UTF-8, but perhaps UTF-16: encode it as UTF-8."),
+        ("{}".encode("utf-16-be"), "The body is not UTF-8, but perhaps UTF-16: encode it as UTF-8."),
+        (b'{"a": "\xe9"}', "The body is not UTF-8 from its byte 7 on: encode it as UTF-8."),
+        (b'{"a": "\xed\xa0\xbd"}', "The body is not UTF-8 from its byte 7 on: encode it as UTF-8."),
+        (b'{"a": NaN}', "expected value at line 1 column 7 (JSON has neither NaN nor Infinity)."),
+        (b'{"a": -Infinity}', "(JSON has neither NaN nor Infinity)."),
+        (b'{"a": "\\ud83d"}', "(half of a surrogate pair, such as \\ud83d alone, is no character)."),
+        (b"[" * 500, "The body is nested too deep to be read: recursion limit exceeded"),
+        (b"a=1", "The body is not valid JSON: expected value at line 1 column 1."),
+    ],
+    ids=repr,
+)
+async def test_what_a_body_is_instead_of_json_is_told(client: httpx.AsyncClient, body: bytes, message: str) -> None:
     response = await client.post("/v1/chat/completions", content=body)
 
-    assert "half of a surrogate pair" in response.json()["error"]["message"]
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]

@@ -135,7 +135,7 @@ CALLED = {"role": "assistant", "function_call": {"name": "get_time", "arguments"
         ({"function_call": "required"}, "function_call", "'none' or 'auto'"),
         ({"function_call": {"name": "dance"}}, "function_call.name", "none of the 'functions': get_weather, get_time"),
         ({"functions": [{"name": "f", "parameters": {"type": "array"}}]}, "functions[0].parameters", "of 'f'"),
-        ({"functions": [{"name": "f f"}]}, "functions[0].name", "pattern"),
+        ({"functions": [{"name": "f f"}]}, "functions[0].name", "matches"),
         ({"functions": [*FUNCTIONS, *FUNCTIONS]}, "functions", "same name"),
         ({"messages": [USER, {**CALLED, "role": "user"}]}, "messages[1].function_call", "'assistant'"),
         ({"messages": [{"role": "function", "name": "get_time", "content": "9"}]}, "messages[0].name", "function_call"),

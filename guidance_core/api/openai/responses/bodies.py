@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from guidance_core.api.openai.bodies import (
     MAX_TOP_LOGPROBS,
@@ -197,12 +197,18 @@ class ReasoningOptions(BaseModel):
     summary: None = Field(None, description="Not available: thoughts are answered as they are.")
 
 
+def _no_padding(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("must be false: events of responses are not padded")
+    return wanted
+
+
 class ResponseStreamOptions(BaseModel):
     """How a stream is written."""
 
     model_config = _STRICT
 
-    include_obfuscation: Literal[False] | None = Field(None, description="Only false.")
+    include_obfuscation: Annotated[bool, AfterValidator(_no_padding)] | None = Field(None, description="Only false.")
 
 
 class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
@@ -211,9 +217,9 @@ class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
     model_config = ConfigDict(**_STRICT, title="ResponsesRequest")
 
     model: str = Field(description="The name of the served model, or of an adapter; `GET /v1/models` tells them.")
-    input: Annotated[list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])] = Field(
-        description="Text, or messages, calls, their results, and thoughts."
-    )
+    input: Annotated[
+        list[Item], BeforeValidator(_as_items, json_schema_input_type=str | Annotated[list[Item], Field(min_length=1)])
+    ] = Field(description="Text, or messages, calls, their results, and thoughts.")
     instructions: str | None = Field(None, description="What a system message says.")
     max_output_tokens: int | None = Field(None, ge=1, description="Most tokens to answer.")
     text: TextOptions | None = Field(None, description="What the text must be: any, JSON, JSON of a schema, …")

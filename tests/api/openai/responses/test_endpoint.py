@@ -327,6 +327,8 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
+        ({"stream": True, "stream_options": {"include_obfuscation": 0}}, "stream_options.include_obfuscation"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"truncation": "middle"}, "truncation"),
         ({"max_tool_calls": 0}, "max_tool_calls"),
         ({"include": ["file_search_call.results"]}, "include[0]"),
