@@ -315,7 +315,12 @@ class GuidanceSettings(_Section):
 class ServerSettings(_Section):
     """Admission and HTTP."""
 
-    max_queue_size: int = Field(256, ge=0, description="Most sequences waiting for a slot; one more gets a 429.")
+    max_queue_size: int = Field(
+        256,
+        ge=0,
+        description="Most sequences waiting for a slot; one more gets a 429. So does one more request than "
+        "these and the slots together that waits for its grammar to be compiled.",
+    )
     max_choices: int = Field(32, ge=1, description="Largest `n` of one request.")
     max_body_bytes: int = Field(16_000_000, ge=1, description="Largest request body.")
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from guidance_core import telemetry
 from guidance_core.api.choice_guidance import ChoiceGuidance
@@ -91,6 +92,7 @@ class Attempt:
         self._executor = model.executor
         self._request = request
         self._choices = choices
+        self._grammars = model.grammars
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The choices' pieces, interleaved; ends after the last choice's last one. Closing it stops the work.
@@ -109,7 +111,11 @@ class Attempt:
                     if output.finish_reason is not None:
                         continue
                     self._count(choice, delta)
-                    piece = output.push(delta)
+                    if request.grammar is not None and request.stop:
+                        # At a stop string, `in_grammar` compiles the grammar again.
+                        piece = await self._grammars.run(request.grammar, partial(output.push, delta))
+                    else:
+                        piece = output.push(delta)
                     if output.stop_string is not None:
                         self._executor.finish_choice(request.request_id, delta.index)
                     if piece.text or piece.logprobs or piece.finish_reason is not None:

@@ -28,7 +28,8 @@ class GrammarLog:
         """A log of so many choices, which stays empty without a grammar."""
         if grammar is None:
             return cls(())
-        return cls(await asyncio.to_thread(lambda: [model.grammars.replay(grammar) for _ in range(choices)]))
+        grammars = model.grammars
+        return cls(await grammars.run(grammar, lambda: [grammars.replay(grammar) for _ in range(choices)]))
 
     async def lines(self, choice: int, piece: TextDelta) -> str:
         """What the next piece of a choice adds."""

@@ -192,7 +192,9 @@ async def load_model(settings: Settings) -> LoadedModel:
             adapters=adapters,
             images=images,
             no_images=no_images or "",
-            grammars=GrammarCompiler(tokenizer, settings.guidance),
+            grammars=GrammarCompiler(
+                tokenizer, settings.guidance, max_waiting=executor.stats().slots + settings.server.max_queue_size
+            ),
         )
     except BaseException:
         await executor.shutdown()

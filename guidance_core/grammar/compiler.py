@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar, QueueFull
 from guidance_core.generation import Grammar
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.consuming import consume_text
@@ -19,10 +22,13 @@ from guidance_core.grammar.limits import parser_limits
 from guidance_core.grammar.replay import Replay
 from guidance_core.grammar.standing import failure, may_end
 from guidance_core.grammar.taking import first_taken
-from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.grammar.threads import Lanes, is_long
 from guidance_core.grammar.trial import crashes
 
-_THREADS = 2
+T = TypeVar("T")
+
+_TRIED = frozenset({"lark", "gbnf", "llguidance"})
+"""Kinds of constraints that are tried in a process of their own, which takes a tenth of a second and up to 5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,22 @@ class Compilation:
     cached: bool
 
 
+class _Compiling:
+    """A grammar that is compiled, or will be.
+
+    Attributes:
+        work: what the thread does.
+        grammar: its result, for those who wait on the event loop.
+        waiting: how many do.
+    """
+
+    def __init__(self, work: Future[Grammar]) -> None:
+        self.work = work
+        self.grammar = asyncio.wrap_future(work)
+        self.grammar.add_done_callback(_retrieve)
+        self.waiting = 0
+
+
 class GrammarCompiler:
     """Turns constraints into validated grammars.
 
@@ -47,13 +69,21 @@ class GrammarCompiler:
     compile once. Used from one event loop.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings) -> None:
-        """Keep the tokenizer that grammars are validated against."""
+    def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings, *, max_waiting: int = 256) -> None:
+        """Start the threads.
+
+        Args:
+            tokenizer: what grammars are validated against.
+            settings: how many are kept, and what one may cost.
+            max_waiting: most requests that wait for a grammar that is being compiled or is yet to be.
+        """
         self._tokenizer = tokenizer
         self._settings = settings
         self._limits = parser_limits(settings)
-        self._threads = deep_stack_pool(_THREADS, "grammar")
-        self._compiled: OrderedDict[Constraint, asyncio.Future[Grammar]] = OrderedDict()
+        self._threads = Lanes("grammar", short=2, long=1, tried=2, answers=1, long_answers=1)
+        self._max_waiting = max_waiting
+        self._compiled: OrderedDict[Constraint, _Compiling] = OrderedDict()
+        self._waiting = 0
 
     async def compile(self, constraint: Constraint, *, param: str | None = None) -> Compilation:
         """Validate a constraint against the model's tokenizer.
@@ -64,42 +94,66 @@ class GrammarCompiler:
 
         Raises:
             InvalidGrammar: it is too long, malformed, or llguidance refuses it; the message says why.
+            QueueFull: too many others wait.
             ExecutorUnavailable: `close` came before the constraint's turn.
         """
         start = time.perf_counter()
-        future = self._compiled.get(constraint)
-        cached = future is not None and not future.cancelled()
-        if future is None or not cached:
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._threads, self._compile, constraint)
-            future.add_done_callback(_retrieve)
-            self._compiled[constraint] = future
+        compiling = self._compiled.get(constraint)
+        cached = compiling is not None and not compiling.grammar.cancelled()
+        if compiling is None or not cached:
+            compiling = self._compiled[constraint] = self._submit(constraint)
         self._compiled.move_to_end(constraint)
         while len(self._compiled) > self._settings.cache_size:
             self._compiled.popitem(last=False)
-        if not future.done():
-            # Which cancels nothing when it is cancelled: another client may wait for the same.
-            await asyncio.wait([future])
-        if future.cancelled():
+        await self._wait(compiling)
+        if compiling.grammar.cancelled():
             raise ExecutorUnavailable("The service is shutting down.")
         try:
-            grammar = future.result()
+            grammar = compiling.grammar.result()
         except InvalidGrammar as error:
             raise InvalidGrammar(error.message, param=error.param or param) from error
         return Compilation(grammar, time.perf_counter() - start, cached)
 
+    def _submit(self, constraint: Constraint) -> _Compiling:
+        if self._waiting >= self._max_waiting:
+            raise QueueFull(
+                f"{self._waiting} requests wait for grammars to be compiled, and no more may: try again later.",
+                retry_after=1,
+            )
+        return _Compiling(self._threads[_lane(constraint)].submit(self._compile, constraint))
+
+    async def _wait(self, compiling: _Compiling) -> None:
+        """Until a grammar is compiled. One that nobody waits for any more before its turn is not compiled."""
+        if compiling.grammar.done():
+            return
+        self._waiting += 1
+        compiling.waiting += 1
+        try:
+            # Which cancels nothing when it is cancelled: another client may wait for the same.
+            await asyncio.wait([compiling.grammar])
+        finally:
+            self._waiting -= 1
+            compiling.waiting -= 1
+            if not compiling.waiting and compiling.work.cancel():
+                compiling.grammar.cancel()
+
+    async def run(self, grammar: Grammar, work: Callable[[], T]) -> T:
+        """Do something that compiles a grammar again, off the event loop and where the stack is deep enough for it."""
+        lane = "long_answers" if is_long(grammar.source) else "answers"
+        return await asyncio.get_running_loop().run_in_executor(self._threads[lane], work)
+
     def accepts(self, grammar: Grammar, text: bytes) -> bool:
-        """Whether a whole text is in a grammar."""
+        """Whether a whole text is in a grammar. Compiles it again: to be called within `run`."""
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=self._limits)
         return consume_text(matcher, self._tokenizer, text) and may_end(matcher)
 
     def replay(self, grammar: Grammar) -> Replay:
-        """What llguidance reports on an answer in a grammar; takes as long as compiling it."""
+        """What llguidance reports on an answer in a grammar. Compiles it again: to be called within `run`."""
         return Replay(self._tokenizer, grammar.source, self._limits)
 
     def close(self) -> None:
         """Stop the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
 
     def _compile(self, constraint: Constraint) -> Grammar:
         if len(constraint.definition.encode()) > self._settings.max_grammar_bytes:
@@ -143,6 +197,13 @@ class GrammarCompiler:
         # A warning is no better than an error: each says that something in the grammar is not enforced.
         what = "llguidance refuses the grammar" if is_error else "llguidance would not enforce all of the grammar"
         return f"{what}: {'; '.join(messages)}"
+
+
+def _lane(constraint: Constraint) -> str:
+    """Whose turn a constraint waits for: a client's usual schema must not wait for another one's monster."""
+    if is_long(constraint.definition):
+        return "long"
+    return "tried" if constraint.kind in _TRIED else "short"
 
 
 def _retrieve(future: asyncio.Future[Grammar]) -> None:

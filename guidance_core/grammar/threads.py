@@ -27,3 +27,31 @@ def deep_stack_pool(threads: int, name: str) -> ThreadPoolExecutor:
             threading.stack_size(before)
     barrier.wait()
     return pool
+
+
+class Lanes:
+    """Pools of such threads, one for each kind of work: what takes long holds up nothing but its like.
+
+    Args:
+        name: of the threads, before their lane's.
+        threads: how many each lane has, by the lane's name.
+    """
+
+    def __init__(self, name: str, **threads: int) -> None:
+        self._pools = {lane: deep_stack_pool(count, f"{name}-{lane}") for lane, count in threads.items()}
+
+    def __getitem__(self, lane: str) -> ThreadPoolExecutor:
+        """A lane's pool."""
+        return self._pools[lane]
+
+    def shutdown(self, *, wait: bool) -> None:
+        """Stop the threads after what they are doing; what waits for one is cancelled."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def is_long(source: str) -> bool:
+    """Whether a grammar or schema may take seconds to compile: llguidance's time grows with the square of an object's
+    properties, of which 12,000 (640 kB) take 10 s. In 64 kB, nothing that we know of takes more than half a second.
+    """
+    return len(source) > 64_000

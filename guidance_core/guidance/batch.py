@@ -382,7 +382,7 @@ class GuidanceBatch:
         if prototype.shortest is None:
             # In the thread that compiles, which by then has the matcher.
             prototype.shortest = self.prototypes.submit(
-                lambda: shortest_answer(prototype.matcher.result(), grammar, self._vocabulary)
+                grammar, lambda: shortest_answer(prototype.matcher.result(), grammar, self._vocabulary)
             )
         return prototype.shortest
 

@@ -15,8 +15,8 @@ from guidance_core.config import GuidanceSettings
 from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
 from guidance_core.generation import Grammar
 from guidance_core.grammar.limits import parser_limits
-from guidance_core.grammar.standing import MATCHERS_PER_LEXER
-from guidance_core.grammar.threads import deep_stack_pool
+from guidance_core.grammar.standing import MATCHERS_PER_LEXER, failure
+from guidance_core.grammar.threads import Lanes, is_long
 from guidance_core.guidance.shortest import Way
 
 T = TypeVar("T")
@@ -48,17 +48,17 @@ class Prototypes:
     """
 
     def __init__(self, tokenizer: LLTokenizer, settings: GuidanceSettings, *, thread_name: str) -> None:
-        """Start the thread that compiles.
+        """Start the threads that compile.
 
         Args:
             tokenizer: of the matchers.
             settings: how many are kept, and what one grammar may cost.
-            thread_name: of the thread.
+            thread_name: of the threads.
         """
         self._tokenizer = tokenizer
         self._room = max(1, settings.cache_size)
         self._limits = parser_limits(settings)
-        self._worker = deep_stack_pool(1, thread_name)
+        self._threads = Lanes(thread_name, short=1, long=1)
         self._kept: OrderedDict[str, Prototype] = OrderedDict()
         self.hits = self.misses = self.evictions = 0
 
@@ -72,7 +72,7 @@ class Prototypes:
             self._kept.move_to_end(grammar.key)
             return prototype
         shortest = None if prototype is None else prototype.shortest
-        prototype = Prototype(self._worker.submit(self._compile, grammar.source), shortest)
+        prototype = Prototype(self.submit(grammar, lambda: self._compile(grammar.source)), shortest)
         self._kept[grammar.key] = prototype
         self._kept.move_to_end(grammar.key)
         self.misses += 1
@@ -105,13 +105,13 @@ class Prototypes:
             raise ExecutorUnavailable("The service is shutting down.")
         return _copy(compiled.result())
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have something done in the thread that compiles, after what it was asked to compile so far."""
-        return self._worker.submit(work)
+    def submit(self, grammar: Grammar, work: Callable[[], T]) -> Future[T]:
+        """Have something done in the thread that compiles a grammar, after what it was asked to compile so far."""
+        return self._threads["long" if is_long(grammar.source) else "short"].submit(work)
 
     def close(self, *, wait: bool) -> None:
-        """Stop the thread, and perhaps wait until it is gone."""
-        self._worker.shutdown(wait=wait, cancel_futures=True)
+        """Stop the threads, and perhaps wait until they are gone."""
+        self._threads.shutdown(wait=wait)
 
     def _use(self, grammar: Grammar) -> Prototype:
         prototype = self.get(grammar)
@@ -137,5 +137,5 @@ def _is_broken(prototype: Prototype) -> bool:
 
 def _copy(matcher: LLMatcher) -> LLMatcher:
     if matcher.is_error():
-        raise InvalidGrammar(matcher.get_error())
+        raise InvalidGrammar(f"llguidance cannot compile the grammar: {failure(matcher)}")
     return matcher.deep_copy()

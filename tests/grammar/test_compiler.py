@@ -14,7 +14,7 @@ import pytest
 from llguidance import LLTokenizer
 
 from guidance_core.config import GuidanceSettings
-from guidance_core.errors import ExecutorUnavailable, InvalidGrammar
+from guidance_core.errors import ExecutorUnavailable, InvalidGrammar, QueueFull
 from guidance_core.grammar import constraint, trial
 from guidance_core.grammar.compiler import GrammarCompiler
 from guidance_core.grammar.constraint import Constraint
@@ -66,6 +66,79 @@ async def test_a_cancelled_client_does_not_cancel_the_next(compiler: GrammarComp
     first.cancel()
     grammar = (await compiler.compile(constraint.json_schema(SCHEMA))).grammar
     assert compiler.accepts(grammar, b'{"a": 1}')
+
+
+class Held:
+    """Definitions as they come to be compiled; those with the word "held" in them stay there until `release`."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._count = threading.Semaphore(0)
+        self._released = threading.Event()
+
+    def pass_through(self, definition: str) -> None:
+        self.begun.append(definition)
+        self._count.release()
+        if "held" in definition:
+            self._released.wait(10)
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def have_begun(self, count: int) -> None:
+        for _ in range(count):
+            await asyncio.to_thread(self._count.acquire, timeout=10)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held, original = Held(), Constraint.translations
+    monkeypatch.setattr(
+        Constraint, "translations", lambda self: (held.pass_through(self.definition), original(self))[1]
+    )
+    yield held
+    held.release()
+
+
+async def test_short_grammars_wait_neither_for_long_ones_nor_for_those_that_are_tried(
+    compiler: GrammarCompiler, held: Held
+) -> None:
+    slow = [constraint.regex(f"held{number}" + "x" * 70_000) for number in range(2)]
+    slow += [constraint.lark(f'start: "held{number}"') for number in range(3)]
+    waiting = [asyncio.create_task(compiler.compile(one)) for one in slow]
+    await held.have_begun(3)
+    assert (await asyncio.wait_for(compiler.compile(constraint.regex("short")), 5)).grammar.kind == "regex"
+    held.release()
+    assert len(await asyncio.gather(*waiting)) == 5
+
+
+async def test_what_nobody_waits_for_any_more_before_its_turn_is_not_compiled(
+    compiler: GrammarCompiler, held: Held
+) -> None:
+    busy, left, kept = [
+        [asyncio.create_task(compiler.compile(constraint.regex(pattern))) for pattern in patterns]
+        for patterns in (["held1", "held2"], ["left"], ["kept", "kept"])
+    ]
+    await held.have_begun(2)
+    left[0].cancel()
+    kept[0].cancel()
+    await asyncio.gather(left[0], kept[0], return_exceptions=True)
+    held.release()
+    await asyncio.gather(*busy, kept[1])
+    assert sorted(held.begun) == ["held1", "held2", "kept"]
+    assert not (await compiler.compile(constraint.regex("left"))).cached
+
+
+async def test_no_more_requests_than_allowed_wait_for_grammars(ll_tokenizer: LLTokenizer, held: Held) -> None:
+    compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings(), max_waiting=3)
+    waiting = [asyncio.create_task(compiler.compile(constraint.regex(f"held{number}"))) for number in range(3)]
+    await held.have_begun(2)
+    with pytest.raises(QueueFull, match="3 requests wait") as refusal:
+        await compiler.compile(constraint.regex("a"))
+    assert refusal.value.retry_after == 1
+    held.release()
+    await asyncio.gather(*waiting)
+    assert await compiler.compile(constraint.regex("a"))
 
 
 async def test_who_waits_for_a_thread_when_the_service_ends_is_told_so(

@@ -114,6 +114,45 @@ def test_what_llguidance_refuses_is_refused_each_time(make_prototypes: MakeProto
     assert prototypes.misses == 1
 
 
+def test_a_short_grammar_does_not_wait_for_a_long_one(
+    make_prototypes: MakePrototypes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_compile, original = threading.Event(), Prototypes._compile
+
+    def compile_long_ones_later(self: Prototypes, source: str) -> LLMatcher:
+        if len(source) > 64_000:
+            may_compile.wait(10)
+        return original(self, source)
+
+    monkeypatch.setattr(Prototypes, "_compile", compile_long_ones_later)
+    prototypes = make_prototypes(4)
+    long = prototypes.get(regex("x" * 70_000))
+    assert not prototypes.get(regex("a")).matcher.result(5).is_error()
+    assert not long.matcher.done()
+    may_compile.set()
+
+
+class _Panicked:
+    """What llguidance gives for more than 65,525 symbols, which take it seconds."""
+
+    def is_error(self) -> bool:
+        return True
+
+    def is_stopped(self) -> bool:
+        return True
+
+    def get_error(self) -> str:
+        return "panic: assertion failed: grammar.symbols.len() < u16::MAX as usize - 10\n<backtrace>\n   0: <unknown>\n"
+
+
+def test_a_grammar_that_llguidance_panics_over_is_refused_without_the_stack(
+    make_prototypes: MakePrototypes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prototypes, "_compile", lambda self, source: _Panicked())
+    with pytest.raises(InvalidGrammar, match=r"cannot compile the grammar: panic: .* - 10$"):
+        make_prototypes(4).copy(regex("a"))
+
+
 def test_a_panic_over_one_answer_does_not_fail_those_of_later_requests(
     make_prototypes: MakePrototypes, ll_tokenizer: LLTokenizer
 ) -> None:

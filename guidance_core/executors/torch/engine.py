@@ -216,7 +216,7 @@ class Engine:
                     )
                 start = self._guidance.start(sequence.id)
                 if start.error is not None:
-                    raise _grammar_failure(start.error)
+                    raise _grammar_failure(start.error, sequence)
                 sequence.follow(start.forced, stopped=start.stopped, accepting=start.accepting)
                 self._forced_tokens += sequence.answered
         # Not before all choices are there: the request is forgotten with its last one.
@@ -348,7 +348,7 @@ class Engine:
             if not self._is_live(sequence):
                 continue
             if times is not None and times.error is not None:
-                self._fail(sequence, _grammar_failure(times.error), work)
+                self._fail(sequence, _grammar_failure(times.error, sequence), work)
                 continue
             if row.error is not None:
                 self._fail(sequence, GenerationFailed(row.error), work)
@@ -372,7 +372,7 @@ class Engine:
             commit = commits.get(sequence.id)
             if commit is not None:
                 if commit.error is not None:
-                    self._fail(sequence, _grammar_failure(commit.error))
+                    self._fail(sequence, _grammar_failure(commit.error, sequence))
                     continue
                 before = sequence.answered
                 sequence.follow(commit.forced, stopped=commit.stopped, accepting=commit.accepting)
@@ -421,7 +421,7 @@ class Engine:
             raise EngineBroken(f"The model no longer runs: {error}") from error
 
 
-def _grammar_failure(why: str) -> RequestError:
+def _grammar_failure(why: str, sequence: Sequence) -> RequestError:
     """What a request is told whose matcher failed; ``why`` is llguidance's reason."""
     # Where no token has one of the bytes that a grammar forces, llguidance forces the tokens of the others, and then
     # does not take them (`apply_token` in its parser.rs); elsewhere it finds no token at all.
@@ -431,4 +431,6 @@ def _grammar_failure(why: str) -> RequestError:
             "demands a character that the vocabulary cannot write, such as a control character or one that Unicode has "
             f"not assigned. (llguidance: {why})"
         )
+    if not sequence.is_reported:
+        return InvalidGrammar(f"llguidance cannot begin a text in the grammar: {why}. Make it simpler or shorter.")
     return GenerationFailed(f"The grammar failed: {why}")

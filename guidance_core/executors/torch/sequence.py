@@ -205,6 +205,11 @@ class Sequence:
             0, before.mask_seconds + mask_seconds, before.wait_seconds + wait_seconds, allowed_mass
         )
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether a delta has been taken."""
+        return not self._first_delta
+
     def take_delta(self) -> TokenDelta | None:
         """What is new since the last call, or None where nothing is."""
         wanted = self.sampling.logprobs is not None

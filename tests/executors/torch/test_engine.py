@@ -361,6 +361,15 @@ def test_a_grammar_that_does_not_compile_fails_its_own_request(guided: Callable[
     assert harness.answer(2) == harness.runner.greedy((1, 2), 8)
 
 
+def test_a_grammar_that_llguidance_gives_up_at_the_first_character_is_refused(guided: Callable[..., Harness]) -> None:
+    source = "start: " + " ".join(f'"{number}"?' for number in range(2_500))
+    harness = guided()
+    harness.engine.submit(1, request(grammar=Grammar(source, "lark", source, "many")))
+    harness.finish()
+    assert isinstance(harness.failures[1], InvalidGrammar)
+    assert "cannot begin" in harness.failures[1].message
+
+
 @pytest.mark.parametrize("pattern", ["\x04", "\x04a", "a\x04b", "a(\x04|\x06)"])
 @pytest.mark.parametrize("forced_tokens", [True, False])
 def test_a_grammar_that_demands_what_no_token_writes_is_refused(
