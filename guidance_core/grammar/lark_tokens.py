@@ -7,16 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_TOKEN = re.compile(
-    r"""(?P<layout>(?:\#|//)[^\n]*|[ \t]+)|(?P<newline>(?:\r?\n)+[ \t]*)
+_RULE = r"[!?_]*[a-z][_a-z0-9\-]*"
+_PATTERN = rf"""(?P<layout>(?:\#|//)[^\n]*|[ \t]+)|(?P<newline>(?:\r?\n)+[ \t]*)
     |(?P<string>"(?:\\.|[^"\\\n])*"i?)|(?P<regex>/(?:\\.|[^/\\])+/[imslux]*)
     |(?P<json>%(?:json|llguidance|regex)\b)|(?P<keyword>%[a-z]+)
-    |(?P<rule>[!?_]*[a-z][_a-z0-9\-]*)|(?P<terminal>_?[A-Z][_A-Z0-9\-]*)
+    |(?P<rule>{_RULE})|(?P<terminal>_?[A-Z][_A-Z0-9\-]*)
     |(?P<token><[^<>\s]+>)|(?P<grammar>@[a-zA-Z0-9_\-]+)|(?P<number>[0-9]+)
-    |(?P<mark>->|\.\.|::|[\[\](){}:,.~|&=+*?_-])""",
-    re.VERBOSE,
-)
+    |(?P<mark>->|\.\.|::|[\[\](){{}}:,.~|&=+*?_-])"""
+_TOKEN = re.compile(_PATTERN, re.VERBOSE)
+_TOKEN_BUT_RULES = re.compile(_PATTERN.replace(_RULE, "(?!)"), re.VERBOSE)
 _SPACE = re.compile(r"\s*")
+_BEFORE_A_RULE = re.compile(r"[!?_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,13 @@ class Token:
 
 def tokens(lark: str) -> Iterator[Token]:
     """All of a text, whether it is Lark or not: the tokens' texts add up to it."""
-    position = 0
+    position = letter = 0
     while position < len(lark):
-        match = _TOKEN.match(lark, position)
+        if position >= letter and (before := _BEFORE_A_RULE.match(lark, position)) is not None:
+            letter = before.end()
+        # Where no rule's name follows a run of them, the run is read once, and not once from each.
+        is_rule = "a" <= lark[letter : letter + 1] <= "z"
+        match = (_TOKEN if is_rule or position == letter else _TOKEN_BUT_RULES).match(lark, position)
         end = match.end() if match else len(lark)
         kind = (match.lastgroup if match else None) or "unknown"
         if kind == "json":
