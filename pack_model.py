@@ -243,7 +243,7 @@ def how_to_serve(name: str, labels: dict[str, str], metadata: dict[str, Any], pa
     if executor == "none":
         from guidance_core.packing.quantization import who_runs
 
-        return f"No executor runs it as it is. {who_runs(labels['quantization'])}"
+        return f"No executor runs it as it is. {who_runs(labels['quantization'], None)}"
     variables = f"GUIDED_TRTLLM_MODEL__TAG={name}"
     if executor != "torch":
         variables = f"GUIDED_TRTLLM_EXECUTOR={executor} {variables}"

@@ -54,7 +54,7 @@ def _check_quantization(model: StoredModel, settings: Settings) -> None:
         name = quantization if quantization != NONE else f"KV cache {kv_cache}"
         raise ValueError(
             f"{model.tag} is quantised ({name}), which the executor '{settings.executor}' cannot run. "
-            f"{who_runs(quantization)}"
+            f"{who_runs(quantization, model.labels.get('executor'))}"
         )
 
 

@@ -76,9 +76,15 @@ def test_the_executor_to_set_is_named() -> None:
         check_fits(stored("triton-repository", "triton"), Settings())
 
 
-@pytest.mark.parametrize(("name", "way_out"), [("nvfp4", "executor to 'trtllm'"), ("gptq", "--build --converter")])
-def test_a_quantisation_is_refused_by_name_with_a_way_out(name: str, way_out: str) -> None:
-    executor = "trtllm" if name == "nvfp4" else "none"
+@pytest.mark.parametrize(
+    ("name", "executor", "way_out"),
+    [
+        ("nvfp4", "trtllm", "executor to 'trtllm'"),
+        ("gptq", "none", "--build --converter"),
+        ("compressed-tensors", "none", "not in this form: quantise the model again"),
+    ],
+)
+def test_a_quantisation_is_refused_by_name_with_a_way_out(name: str, executor: str, way_out: str) -> None:
     with pytest.raises(ValueError, match=rf"quantised \({name}\).*{way_out}"):
         check_fits(stored("huggingface", executor, quantization=name), Settings())
 
