@@ -257,7 +257,7 @@ class ResponseUsage(BaseModel):
 
 
 class ResponseObject(bentoml.IODescriptor):
-    """The answer to an input; with `stream`, server-sent `response.…` events instead."""
+    """The answer to an input; with `stream`, server-sent `response.…` events instead. Options are as they were sent."""
 
     id: str
     object: Literal["response"]
@@ -268,6 +268,28 @@ class ResponseObject(bentoml.IODescriptor):
     model: str
     output: list[Annotated[ResponseMessage | ResponseReasoning | ResponseCall, Field(discriminator="type")]]
     usage: ResponseUsage | None
+    background: bool
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: dict[str, str]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    prompt_cache_key: str | None
+    reasoning: dict[str, Any]
+    safety_identifier: str | None
+    service_tier: str
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["auto", "disabled"]
+    user: str | None
+    expanded_prompt: str | None = Field(None, description="Only with `return_expanded_prompt`.")
+    llg_logs: str | None = Field(None, description="Only with `llg_log_level`: llguidance's reports, line by line.")
 
 
 class InputTokens(bentoml.IODescriptor):
