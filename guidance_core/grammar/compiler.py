@@ -23,12 +23,12 @@ from guidance_core.grammar.replay import Replay
 from guidance_core.grammar.standing import failure, may_end
 from guidance_core.grammar.taking import first_taken
 from guidance_core.grammar.threads import Lanes, is_long
-from guidance_core.grammar.trial import crashes
+from guidance_core.grammar.trial import crashes, has_long_pattern, long_crashes
 
 T = TypeVar("T")
 
 _TRIED = frozenset({"lark", "gbnf", "llguidance"})
-"""Kinds of constraints that are tried in a process of their own, which takes a tenth of a second and up to 5 s."""
+"""Kinds of constraints that are always tried in a process of their own: a tenth of a second and up to 5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,11 @@ class GrammarCompiler:
             raise InvalidGrammar(
                 f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
             )
-        if (written := constraint.written_for_llguidance) is not None:
+        crash = long_crashes(constraint) if _may_take_long(constraint) else None
+        if crash is None and (written := constraint.written_for_llguidance) is not None:
             crash = crashes(written)
-            if crash is not None:
-                raise InvalidGrammar(f"The grammar {crash}.")
+        if crash is not None:
+            raise InvalidGrammar(f"The grammar {crash}.")
         translation = first_taken(constraint.translations(), self._problem)
         if written is not None:
             self._begin(translation.source)
@@ -203,7 +204,12 @@ def _lane(constraint: Constraint) -> str:
     """Whose turn a constraint waits for: a client's usual schema must not wait for another one's monster."""
     if is_long(constraint.definition):
         return "long"
-    return "tried" if constraint.kind in _TRIED else "short"
+    return "tried" if constraint.kind in _TRIED or has_long_pattern(constraint.definition) else "short"
+
+
+def _may_take_long(constraint: Constraint) -> bool:
+    definition = constraint.definition
+    return constraint.kind not in _TRIED and (is_long(definition) or has_long_pattern(definition))
 
 
 def _retrieve(future: asyncio.Future[Grammar]) -> None:

@@ -52,6 +52,7 @@ class Lanes:
 
 def is_long(source: str) -> bool:
     """Whether a grammar or schema may take seconds to compile: llguidance's time grows with the square of an object's
-    properties, of which 12,000 (640 kB) take 10 s. In 64 kB, nothing that we know of takes more than half a second.
+    properties, of which 12,000 (640 kB) take 10 s. In 64 kB nothing that we know of takes more than half a second but
+    long patterns (`trial.has_long_pattern`).
     """
     return len(source) > 64_000

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,33 @@ async def test_a_grammar_under_which_no_text_can_begin_is_refused(compiler: Gram
 def test_a_grammar_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_SECONDS", 0.001)
     assert trial.crashes('start: "a"') == "takes longer than 0.001 s to compile"
+
+
+@pytest.mark.parametrize(
+    "wrap", [constraint.regex, lambda pattern: constraint.json_schema({"type": "string", "pattern": f"^{pattern}$"})]
+)
+async def test_long_patterns_are_tried_in_a_process_of_their_own_first(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[str], Constraint]
+) -> None:
+    assert await compiler.compile(wrap("a" * 5_000))
+    monkeypatch.setattr(trial, "_SECONDS", 1)
+    with pytest.raises(InvalidGrammar, match="takes longer than 1 s"):
+        await compiler.compile(wrap("/*" * 30_000))
+    monkeypatch.setattr(trial, "_SECONDS", 0)
+    assert await compiler.compile(wrap("a" * 3_000))  # it is not tried
+
+
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        ("a" * 4001, True),
+        ('{"a": "' + '\\"' * 4001 + 'b"}', False),
+        ('{"a": "' + 'b*\\"' * 3000 + '"}', True),
+        ("", False),
+    ],
+)
+def test_long_patterns_are_found_wherever_they_are(definition: str, expected: bool) -> None:
+    assert trial.has_long_pattern(definition) is expected
 
 
 @pytest.mark.parametrize("name", HOSTILE)
