@@ -21,7 +21,7 @@ LARK = '%llguidance {}\nstart: "a" | "(" start ")"'
 
 
 def events(body: str) -> list[Any]:
-    lines = [line for line in body.split("\n\n") if line]
+    lines = [line for line in body.split("\n\n") if line and not line.startswith(":")]  # but comments
     assert all(line.startswith("data: ") for line in lines)
     return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
 
