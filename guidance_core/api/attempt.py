@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from guidance_core import telemetry
 from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.served_model import LoadedModel
-from guidance_core.generation import GenerationRequest, TokenDelta, TokenLogprob
+from guidance_core.generation import GenerationRequest, Grammar, TokenDelta, TokenLogprob
 from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
 from guidance_core.output.reasoning import ReasoningParser
 from guidance_core.reasoning import ReasoningMarkers
@@ -72,8 +72,6 @@ class Attempt:
             choices: which choices of the answer the request's choices 0 … n-1 are.
         """
         stop = StopStrings(request.stop) if request.stop else None
-        grammar = request.grammar
-        in_grammar = None if grammar is None else lambda text: model.grammars.accepts(grammar, text.encode())
         self.outputs = {
             choice: ChoiceOutput(
                 model.detokenizer,
@@ -81,7 +79,7 @@ class Attempt:
                 skip_special_tokens=text.skip_special_tokens,
                 keep_leading_space=text.keep_leading_space,
                 include_stop_string=text.include_stop_string,
-                in_grammar=in_grammar,
+                under_grammar=request.grammar is not None,
                 markers=None if text.thinking is None else text.thinking.markers,
             )
             for choice in choices
@@ -111,13 +109,12 @@ class Attempt:
                     if output.finish_reason is not None:
                         continue
                     self._count(choice, delta)
-                    if request.grammar is not None and request.stop:
-                        # At a stop string, `in_grammar` compiles the grammar again.
-                        piece = await self._grammars.run(request.grammar, partial(output.push, delta))
-                    else:
-                        piece = output.push(delta)
+                    piece = output.push(delta)
                     if output.stop_string is not None:
                         self._executor.finish_choice(request.request_id, delta.index)
+                        if request.grammar is not None:
+                            complete = await self._is_complete(request.grammar, output.text)
+                            piece = replace(piece, finish_reason=output.end_at_stop_string(complete=complete))
                     if piece.text or piece.logprobs or piece.finish_reason is not None:
                         yield choice, piece
                     if piece.finish_reason is not None:
@@ -140,6 +137,9 @@ class Attempt:
                 for each in held:
                     yield each
                 held.clear()
+
+    async def _is_complete(self, grammar: Grammar, text: str) -> bool:
+        return await self._grammars.run(grammar, partial(self._grammars.accepts, grammar, text.encode()))
 
     def _count(self, choice: int, delta: TokenDelta) -> None:
         if delta.cached_tokens is not None and not self.cached_tokens:

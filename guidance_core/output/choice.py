@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from guidance_core.generation import FinishReason, TokenDelta, TokenLogprob
@@ -42,9 +41,10 @@ class ChoiceOutput:
         completion_tokens: tokens so far that were sampled or forced, with end and stop tokens and with those of a stop
             string, but nothing after it. For executors that answer text: at the end, the tokens of that text and the
             end token.
-        finish_reason: None until the choice has ended; then further deltas are ignored.
-        stop_string: the stop string that ended the choice, or None. When it appears, the caller tells the executor
-            (`Executor.finish_choice`), which knows nothing of stop strings.
+        finish_reason: None until the choice has ended.
+        stop_string: the stop string that ended the choice, or None; further deltas are ignored. When it appears, the
+            caller tells the executor (`Executor.finish_choice`), which knows nothing of stop strings, and under a
+            grammar calls `end_at_stop_string`.
         stop_token_id: the token that ended the choice, or None.
         stop_logprob: its log-probabilities, where the executor sent them.
         tokens_to_answer: tokens up to and with the one that ended the model's thoughts, or None so far.
@@ -59,7 +59,7 @@ class ChoiceOutput:
         skip_special_tokens: bool = True,
         keep_leading_space: bool = True,
         include_stop_string: bool = False,
-        in_grammar: Callable[[str], bool] | None = None,
+        under_grammar: bool = False,
         markers: ReasoningMarkers | None = None,
     ) -> None:
         """Start a choice.
@@ -71,8 +71,7 @@ class ChoiceOutput:
             keep_leading_space: see `Detokenizer.stream`; always kept under a grammar, whose text must not change.
             include_stop_string: the answer is cut behind its stop string instead of before; never under a grammar,
                 which says nothing about what follows its text.
-            in_grammar: under a grammar: whether a text is a complete answer. A stop string that cuts the answer where
-                it is not one gives ``length`` as the finish reason: ``stop`` promises a complete answer.
+            under_grammar: the answer is under one.
             markers: what a model's thoughts begin and end with; their places are then told.
         """
         self.completion_tokens = 0
@@ -85,11 +84,11 @@ class ChoiceOutput:
         self.stop_logprob: TokenTextLogprob | None = None
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(
-            skip_special_tokens=skip_special_tokens, keep_leading_space=keep_leading_space or in_grammar is not None
+            skip_special_tokens=skip_special_tokens, keep_leading_space=keep_leading_space or under_grammar
         )
         self._matcher = stop.matcher() if stop is not None and stop.strings else None
-        self._in_grammar = in_grammar
-        self._include_stop_string = include_stop_string and in_grammar is None
+        self._under_grammar = under_grammar
+        self._include_stop_string = include_stop_string and not under_grammar
         self._pieces: list[str] = []
         self._text_only = False
         # In characters of the answer: decoded so far, and given out so far.
@@ -107,9 +106,10 @@ class ChoiceOutput:
         """Take the choice's next delta.
 
         Returns:
-            What can be given out now; its text and logprobs may be empty. With a stop string, this is the last piece.
+            What can be given out now; its text and logprobs may be empty. With a stop string, this is the last piece;
+            under a grammar its finish reason is `end_at_stop_string`'s.
         """
-        if self.finish_reason is not None:
+        if self.finish_reason is not None or self.stop_string is not None:
             return TextDelta("")
         pieces = []
         if delta.text is not None:
@@ -140,6 +140,16 @@ class ChoiceOutput:
                         self.stop_logprob = with_text(delta.stop_logprob, self._detokenizer, self._decoded)
         return self._give_out("".join(pieces), with_logprobs=delta.logprobs is not None)
 
+    def end_at_stop_string(self, *, complete: bool) -> FinishReason:
+        """Say why a choice that a stop string cut has ended.
+
+        Args:
+            complete: whether `text` is a complete answer in the grammar. ``stop`` promises one: it is ``length`` else.
+        """
+        self.finish_reason = "stop" if complete else "length"
+        self._count_text()
+        return self.finish_reason
+
     def _note_marker(self, markers: ReasoningMarkers, token_id: int, decoded: int) -> None:
         """Note where thoughts begin or end, after a token up to which there are so many characters."""
         if self.marker_places is None:
@@ -163,15 +173,18 @@ class ChoiceOutput:
         if text:
             self._emitted += len(text)
             self._pieces.append(text)
-        if self.stop_string is not None:
-            complete = self._in_grammar is None or self._in_grammar(self.text)
-            self.finish_reason = "stop" if complete else "length"
+        if self.stop_string is not None and not self._under_grammar:
+            self.finish_reason = "stop"
         logprobs = None
         if with_logprobs or self._waiting:
             logprobs = self._released()
-        if self.finish_reason is not None and self._text_only:
-            self.completion_tokens = self._detokenizer.count(self.text) + (self.stop_token_id is not None)
+        if self.finish_reason is not None:
+            self._count_text()
         return TextDelta(text, logprobs, self.finish_reason, self.marker_places)
+
+    def _count_text(self) -> None:
+        if self._text_only:
+            self.completion_tokens = self._detokenizer.count(self.text) + (self.stop_token_id is not None)
 
     def _released(self) -> tuple[TokenTextLogprob, ...]:
         """Log-probabilities of the tokens that begin before the end of what has been given out."""

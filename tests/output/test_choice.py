@@ -181,21 +181,16 @@ def test_under_a_grammar_a_stop_string_ends_with_stop_only_where_the_answer_is_c
     complete: bool,
     reason: str,
 ) -> None:
-    asked = []
-
-    def in_grammar(text: str) -> bool:
-        asked.append(text)
-        return complete
-
-    output = ChoiceOutput(detokenizer, stop=StopStrings(["}"]), in_grammar=in_grammar)
+    output = ChoiceOutput(detokenizer, stop=StopStrings(["}"]), under_grammar=True)
     pieces = run(output, one_by_one(encode('{"name": {}}')))
-    assert asked == ['{"name": {'] == [output.text]
-    assert {piece.finish_reason for piece in pieces} == {None, reason}
+    assert (output.text, output.stop_string) == ('{"name": {', "}")
+    assert {piece.finish_reason for piece in pieces} == {None}
+    assert output.end_at_stop_string(complete=complete) == output.finish_reason == reason
 
 
 def test_under_a_grammar_a_leading_space_is_kept(byte_fallback: Tokenizer) -> None:
     shown = ChoiceOutput(Detokenizer(byte_fallback), keep_leading_space=False)
-    exact = ChoiceOutput(Detokenizer(byte_fallback), keep_leading_space=False, in_grammar=lambda text: True)
+    exact = ChoiceOutput(Detokenizer(byte_fallback), keep_leading_space=False, under_grammar=True)
     first = delta([byte_fallback.token_to_id("▁ab")])
     assert (shown.push(first).text, exact.push(first).text) == ("ab", " ab")
 
@@ -222,12 +217,10 @@ def test_a_stop_string_can_be_part_of_the_answer_with_its_tokens(detokenizer: De
 def test_under_a_grammar_an_answer_ends_before_its_stop_string_come_what_may(
     detokenizer: Detokenizer, encode: Encode
 ) -> None:
-    output = ChoiceOutput(
-        detokenizer, stop=StopStrings(["lazy"]), include_stop_string=True, in_grammar=lambda text: text == "over the "
-    )
+    output = ChoiceOutput(detokenizer, stop=StopStrings(["lazy"]), include_stop_string=True, under_grammar=True)
     run(output, one_by_one(encode("over the lazy dog")))
 
-    assert (output.text, output.finish_reason) == ("over the ", "stop")
+    assert output.text == "over the "
 
 
 def test_the_logprob_of_the_end_token_is_kept(detokenizer: Detokenizer, encode: Encode) -> None:

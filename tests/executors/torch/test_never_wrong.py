@@ -107,6 +107,9 @@ class Scenario:
                 output.push(delta)
                 if output.stop_string is not None:
                     self._engine.finish_choice(key, delta.index)
+                    assert asked.request.grammar is not None
+                    complete = self._compiler.accepts(asked.request.grammar, output.text.encode())
+                    output.end_at_stop_string(complete=complete)
                 if asked.request.complete and output.stop_string is None:
                     assert output.finish_reason != "length", asked.judged.constraint
                 if output.finish_reason == "stop":
@@ -139,11 +142,7 @@ class Scenario:
             measure_mass=draw.random() < 0.5,
         )
         outputs = [
-            ChoiceOutput(
-                detokenizer,
-                stop=StopStrings(stop) if stop else None,
-                in_grammar=lambda text: self._compiler.accepts(grammar, text.encode()),
-            )
+            ChoiceOutput(detokenizer, stop=StopStrings(stop) if stop else None, under_grammar=True)
             for _ in range(request.sampling.n)
         ]
         abort = draw.randint(1, 40) if draw.random() < 0.15 else None
