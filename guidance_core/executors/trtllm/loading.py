@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ _LIMITS = (
     "max_items_in_row",
 )
 """Settings of what a grammar may cost: our matchers have them, TensorRT-LLM's have llguidance's defaults."""
+
+_NAMES_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+"""Files whose ``auto_map`` names Python code that lies beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         vocab_size=settings.model.n_vocab_override,
     )
     way = choose_way(folder, settings)
+    if folder.kind == "checkpoint" and not settings.model.trust_remote_code:
+        _refuse_code(model_path)
     installed = installation.load(folder.kind)
     setup = WorkerSetup(
         folder.path,
@@ -126,6 +132,25 @@ def load(model_path: Path, settings: Settings, address: Address) -> Loaded:
         no_grammars=no_grammars,
         adapters=None if limits is None else Adapters(limits, installation.lora_request_class()),
     )
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a checkpoint that TensorRT-LLM would run code of, whatever it is told.
+
+    ``create_input_processor`` in ``inputs/registry.py`` (1.0 to 1.2, and release candidates of 1.3) reads the model's
+    configuration, and with it makes the processors of models that see images, with ``trust_remote_code=True``.
+
+    Raises:
+        ValueError: a file of the folder names code.
+    """
+    for name in _NAMES_CODE:
+        file = folder / name
+        if file.is_file() and "auto_map" in json.loads(file.read_text()):
+            raise ValueError(
+                f"{file} names Python code of the checkpoint's own (auto_map), which TensorRT-LLM runs even where it "
+                "is told not to. Set model.trust_remote_code to true if you trust that code; otherwise delete auto_map "
+                "from the file: models that TensorRT-LLM knows do without."
+            )
 
 
 def _keeps_what_ours_keep(folder: ModelFolder, settings: Settings) -> bool:

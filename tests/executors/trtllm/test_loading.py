@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -61,3 +62,17 @@ def test_its_own_llguidance_is_not_made_for_a_tokenizer_without_an_end_token(che
 def test_its_own_llguidance_is_not_made_for_a_model_without_a_fast_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
     assert loaded(tmp_path / "model") == ("processor", False, False)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_checkpoint_with_code_of_its_own_is_refused_unless_that_is_trusted(
+    checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """TensorRT-LLM would run it, whatever it is told (``create_input_processor`` in ``inputs/registry.py``)."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    content = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps(content | {"auto_map": {"AutoConfig": "code.Config"}}))
+    with pytest.raises(ValueError, match=rf"{name} names Python code .* model\.trust_remote_code"):
+        loaded(folder)
+    assert loaded(folder, model={"trust_remote_code": True}, trtllm={"guidance": "processor"})[0] == "processor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -99,6 +100,14 @@ class _BaseLLM:
         raise RuntimeError("LLM object can not be pickled.")
 
 
+def _create_input_processor(model: str) -> None:
+    """``create_input_processor`` in ``inputs/registry.py``, which trusts code whatever ``LLM`` is told."""
+    from transformers import AutoConfig
+
+    with contextlib.suppress(ValueError, OSError):
+        AutoConfig.from_pretrained(model, trust_remote_code=True)
+
+
 class LLM(_BaseLLM):
     """The PyTorch backend, on a checkpoint."""
 
@@ -106,8 +115,11 @@ class LLM(_BaseLLM):
     _backend = "pytorch"
 
     def _check_backend(self) -> None:
-        if "pretrained_config" in json.loads((Path(self.args.model) / "config.json").read_text()):
+        config = json.loads((Path(self.args.model) / "config.json").read_text())
+        if "pretrained_config" in config:
             raise ValueError("The PyTorch backend needs a Hugging Face checkpoint.")
+        if "auto_map" in config:
+            _create_input_processor(self.args.model)
         if self.args.guided_decoding_backend is not None and self.args.skip_tokenizer_init:
             raise ValueError("Guided decoding needs the tokenizer.")
 
