@@ -102,6 +102,10 @@ class ChoiceOutput:
         """The answer so far."""
         return "".join(self._pieces)
 
+    @property
+    def _is_over(self) -> bool:
+        return self.finish_reason is not None or self.stop_string is not None
+
     def push(self, delta: TokenDelta) -> TextDelta:
         """Take the choice's next delta.
 
@@ -109,7 +113,7 @@ class ChoiceOutput:
             What can be given out now; its text and logprobs may be empty. With a stop string, this is the last piece;
             under a grammar its finish reason is `end_at_stop_string`'s.
         """
-        if self.finish_reason is not None or self.stop_string is not None:
+        if self._is_over:
             return TextDelta("")
         pieces = []
         if delta.text is not None:
