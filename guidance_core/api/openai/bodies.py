@@ -23,6 +23,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from typing_extensions import Self
 
@@ -42,6 +43,8 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _one_or_many(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("strings_type", "must be a string, or a list of strings")
     return [value] if isinstance(value, str) else value
 
 

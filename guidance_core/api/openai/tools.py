@@ -76,7 +76,7 @@ def _json_object(text: str) -> str:
     try:
         value = from_json(text or "{}", allow_inf_nan=False)
     except ValueError as error:
-        raise ValueError(f"not valid JSON: {error}") from None
+        raise ValueError(f"must be the text of a JSON object, and is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError("must be the text of a JSON object")
     return text

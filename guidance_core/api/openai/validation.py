@@ -20,6 +20,8 @@ _KINDS = {
     "float_type": "a number",
     "string_type": "a string",
     "list_type": "a list",
+    "strings_type": "a string, or a list of strings",
+    "numbers_type": "a number, or a list of numbers",
     "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
@@ -111,7 +113,7 @@ def _broken_rule(details: ErrorDetails) -> str:
 
 
 def _number(bound: float) -> str:
-    return str(int(bound) if bound == int(bound) else bound)
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _place(details: ErrorDetails, body: object) -> str:
@@ -120,7 +122,10 @@ def _place(details: ErrorDetails, body: object) -> str:
     value: Any = body
     location = details["loc"]
     for i, part in enumerate(location):
-        if isinstance(value, list) if isinstance(part, int) else isinstance(value, dict) and part in value:
+        if _holds(value, part):
+            following = location[i + 1 : i + 2]
+            if following and _holds(value, *following) and not _holds(value[part], *following):
+                continue  # a branch that is called as a field is
             value = value[part]
         elif not (details["type"] == "missing" and i == len(location) - 1):
             continue
@@ -128,6 +133,10 @@ def _place(details: ErrorDetails, body: object) -> str:
     if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path += "." + details["ctx"]["discriminator"].strip("'")
     return path
+
+
+def _holds(value: object, part: int | str) -> bool:
+    return isinstance(value, list) if isinstance(part, int) else isinstance(value, dict) and part in value
 
 
 def _same_branch(place: str, other: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from guidance_core.api.openai.bodies import RepetitionPenalty, RequestBody, Strings
@@ -17,7 +18,9 @@ _MAX_BIAS = 1e30
 
 
 def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, int | float) else value
+    if isinstance(value, bool) or not isinstance(value, int | float | list):
+        raise PydanticCustomError("numbers_type", "must be a number, or a list of numbers")
+    return value if isinstance(value, list) else [value]
 
 
 _Weights = Annotated[

@@ -166,6 +166,7 @@ async def test_what_would_change_the_answer_is_refused_by_name(
         ({"seed": 2**64}, f"Invalid value for 'seed': must be less than {2**64}, not {2**64}."),
         ({"priority": 10**99}, f"Invalid value for 'priority': must be less than {2**31}, not a number that long."),
         ({"user": ["x"]}, "Invalid type for 'user': must be a string, not a list."),
+        ({"stop": 5}, "Invalid type for 'stop': must be a string, or a list of strings, not 5."),
         ({"messages": []}, "Invalid value for 'messages': must not be empty."),
         ({"lora_model": {"name": "x"}}, "Invalid type for 'lora_model': must be a string, not an object."),
         (

@@ -185,6 +185,13 @@ async def test_what_lies_elsewhere_is_told(client: httpx.AsyncClient, path: str,
     assert instead in response.json()["error"].removeprefix(f"Unknown URL: GET {path}")
 
 
+async def test_all_methods_of_a_path_are_told(client: httpx.AsyncClient) -> None:
+    response = await client.put("/tgi")
+
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
+    assert response.json()["error"] == "/tgi does not answer PUT: use GET, POST."
+
+
 async def test_a_conversation_for_generate_is_told_where_it_goes(client: httpx.AsyncClient) -> None:
     for path in ("/tgi", "/tgi/generate"):
         response = await client.post(path, json=ASK)

@@ -292,6 +292,7 @@ async def test_bad_input_is_a_400_in_its_shape_that_names_the_input(
         (ask(embedding_bias_words="x", embedding_bias_weights="1"), "embedding_bias_weights"),
         (ask(embedding_bias_words="x", embedding_bias_weights=1e300), "embedding_bias_weights"),
         (ask(embedding_bias_weights=[None]), "embedding_bias_weights"),
+        (ask(embedding_bias_words="x", embedding_bias_weights=True), "embedding_bias_weights"),
         (ask(lora_task_id=1), "lora_task_id"),
         (ask(return_context_logits=True), "return_context_logits"),
         (ask(return_log_probs=1), "return_log_probs"),

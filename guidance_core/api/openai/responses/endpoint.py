@@ -143,6 +143,7 @@ class _Writer:
     def failure(self, error: RequestError) -> bytes:
         """The event that ends a stream which failed."""
         self._error = {"code": "server_error" if error.status >= 500 else error.code, "message": error.message}
+        self._output.abandon()
         return self._written({"type": "response.failed", "response": self.response()})
 
     def _written(self, event: Event) -> bytes:

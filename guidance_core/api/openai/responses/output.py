@@ -65,6 +65,12 @@ class Output:
             return self._add_text("message", "", ()) + self._close("completed")
         return self._close("completed" if complete else "incomplete")
 
+    def abandon(self) -> None:
+        """Leave what is open as it is: the answer failed, and no event tells of its end."""
+        if self._open is not None:
+            self._open["status"] = "incomplete"
+            self._open = None
+
     def _add_text(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> list[Event]:
         events: list[Event] = []
         if self._open is None or self._open["type"] != kind:

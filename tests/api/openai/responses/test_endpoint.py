@@ -319,6 +319,8 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
     assert last.type == "response.failed"
     assert last.response.error is not None
     assert "It broke." in last.response.error.message
+    [message] = last.response.output
+    assert (message.type, message.status) == ("message", "incomplete")
 
 
 @pytest.mark.parametrize(
@@ -327,6 +329,10 @@ async def test_a_failure_in_mid_stream_is_the_last_event(
         ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "text", "text": "Hi", "annotations": ["a"]}]}]},
+            "input[0].content[0].annotations",
+        ),
         ({"stream": True, "stream_options": {"include_obfuscation": 0}}, "stream_options.include_obfuscation"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"truncation": "middle"}, "truncation"),
