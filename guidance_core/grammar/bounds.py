@@ -9,7 +9,7 @@ things can go wrong between the two (as of llguidance 1.9):
 - A number that is the beginning of a bound's digits does not pass: 0.2 where the maximum is 0.24.
 
 So every bound becomes an inclusive one of at most 15 digits: itself where it is one already, else the next one inside
-of it; and the beginnings of its digits are added as constants.
+of it; and the beginnings of its digits are added as values of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LARGEST = 9_223_372_036_854_770_000
 _EXACT_INTEGERS = 2**53
 """Whole numbers up to here are doubles of their own."""
 
-Bounds = dict[str, int | float]
+Bounds = dict[str, int | float | list[int | float]]
 
 
 def safe_ranges(schema: dict[str, Any], *, integer: bool) -> list[Bounds]:
@@ -35,7 +35,8 @@ def safe_ranges(schema: dict[str, Any], *, integer: bool) -> list[Bounds]:
         integer: only whole numbers are allowed anyway.
 
     Returns:
-        A schema with ``minimum`` and ``maximum`` (one of them, or both), then schemas with ``const``.
+        A schema with ``minimum`` and ``maximum`` (one of them, or both), then schemas with an ``enum`` of one
+        number (draft 4 has no ``const``).
 
     Raises:
         ValueError: nothing is left that fits in 64 bits.
@@ -65,7 +66,8 @@ def safe_ranges(schema: dict[str, Any], *, integer: bool) -> list[Bounds]:
         for number in _beginnings(bound)
         if (low is None or low <= number) and (high is None or number <= high)
     ]
-    return [bounds, *({"const": _json_number(number)} for number in beginnings)]
+    values: list[Bounds] = [{"enum": [_json_number(number)]} for number in beginnings]
+    return [bounds, *values]
 
 
 def _below(bound: int | float, *, strictly: bool, integer: bool) -> Decimal:

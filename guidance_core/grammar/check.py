@@ -25,6 +25,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
+from guidance_core.grammar.checked_formats import stricter
 from guidance_core.grammar.keywords import subschemas
 
 _PATTERN_SECONDS = 1.0
@@ -68,15 +69,15 @@ def violation(schema: str, text: str) -> str | None:
 class Reading:
     """One way to read schemas: parses and validates."""
 
-    def __init__(self, schema: Any, *, exact: bool) -> None:
+    def __init__(self, schema: Any, kind: Any, *, exact: bool) -> None:
         """Prepare a validator.
 
         Args:
-            schema: parsed, with numbers as `parse` gives them.
+            schema: parsed, with numbers as `parse` gives them, and without ``$schema``.
+            kind: jsonschema's class for the schema's draft.
             exact: as the specification reads it; else as Python's jsonschema does.
         """
         self._exact = exact
-        kind = validators.validator_for(schema, default=Draft202012Validator)
         types = kind.TYPE_CHECKER
         if exact and kind not in (Draft3Validator, Draft4Validator):
             types = types.redefine("integer", _is_whole)
@@ -90,7 +91,8 @@ class Reading:
         if kind is Draft4Validator:
             keywords |= {"exclusiveMinimum": _above, "exclusiveMaximum": _below}
         kind = validators.extend(kind, keywords, type_checker=types)
-        self._validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+        formats = stricter(kind.FORMAT_CHECKER) if exact else kind.FORMAT_CHECKER
+        self._validator = kind(schema, registry=Registry(), format_checker=formats)
 
     def parse(self, text: str) -> Any:
         """JSON text as this reading has it.
@@ -118,7 +120,7 @@ class Reading:
         Raises:
             CheckError: that cannot be decided.
         """
-        return self._first_error(self._validator.evolve(schema=subschema), instance) is None
+        return self._first_error(self._validator.evolve(schema=_without_draft(subschema)), instance) is None
 
     @staticmethod
     def _first_error(validator: Any, instance: Any) -> ValidationError | None:
@@ -187,8 +189,8 @@ def readings(schema: str) -> tuple[Reading, Reading]:
     Raises:
         CheckError: no validator could evaluate it: not a schema, a reference that leads nowhere or elsewhere.
     """
-    parsed = parse(schema)
-    kind = validators.validator_for(parsed, default=Draft202012Validator)
+    kind = validators.validator_for(parse(schema), default=Draft202012Validator)
+    parsed = _without_draft(parse(schema))
     try:
         kind.check_schema(parsed, format_checker=FormatChecker(formats=()))  # patterns are looked at below
     except SchemaError as error:
@@ -196,7 +198,23 @@ def readings(schema: str) -> tuple[Reading, Reading]:
         raise CheckError(f"at #{place}: {error.message[:_SHOWN_CHARACTERS]}") from error
     _check_patterns(parsed)
     _check_references(parsed, kind)
-    return Reading(parsed, exact=False), Reading(parse(schema, exact=True), exact=True)
+    return (
+        Reading(parsed, kind, exact=False),
+        Reading(_without_draft(parse(schema, exact=True)), kind, exact=True),
+    )
+
+
+def _without_draft(root: Any) -> Any:
+    """A schema without ``$schema``: where jsonschema meets one again it goes on with a class of its own, not ours."""
+    if isinstance(root, dict):
+        root = {keyword: value for keyword, value in root.items() if keyword != "$schema"}
+        pending = [child for _, child in subschemas(root)]
+        while pending:
+            schema = pending.pop()
+            if isinstance(schema, dict):
+                schema.pop("$schema", None)
+                pending.extend(child for _, child in subschemas(schema))
+    return root
 
 
 def _check_patterns(root: Any) -> None:

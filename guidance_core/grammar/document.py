@@ -7,35 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from guidance_core.grammar.check import CheckError, Reading, parse, readings
-from guidance_core.grammar.keywords import Schema, resolve, subschemas
+from guidance_core.grammar.drafts import draft_of, has_keyword
+from guidance_core.grammar.keywords import Schema, resolve
 from guidance_core.grammar.rewrites.facts import Prover
 from guidance_core.grammar.rewrites.negation import Negation
 from guidance_core.grammar.rewrites.references import References
-
-_DRAFTS = {"/draft-04/": 4, "/draft-06/": 6, "/draft-07/": 7, "/2019-09/": 2019}
-_LATEST = 2020
-_INTRODUCED = {
-    "const": 6,
-    "contains": 6,
-    "propertyNames": 6,
-    "if": 7,
-    "then": 7,
-    "else": 7,
-    "dependentRequired": 2019,
-    "dependentSchemas": 2019,
-    "minContains": 2019,
-    "maxContains": 2019,
-    "unevaluatedItems": 2019,
-    "unevaluatedProperties": 2019,
-    "$recursiveRef": 2019,
-    "$dynamicRef": 2020,
-}
-
-
-def draft_of(schema: Schema) -> int:
-    """4, 6, 7, 2019 or 2020, which also stands for none and unknown ones."""
-    name = str(schema.get("$schema"))
-    return next((draft for part, draft in _DRAFTS.items() if part in name), _LATEST)
 
 
 class Document:
@@ -46,7 +22,7 @@ class Document:
 
         Args:
             text: as the client wrote it.
-            root: parsed, draft 4's bounds modernised; it is never changed.
+            root: parsed, its references pointers, draft 4's bounds modernised; it is never changed.
         """
         self.draft = draft_of(root)
         self.references_stand_alone = self.draft <= 7
@@ -55,28 +31,12 @@ class Document:
         self._root = root
 
     def resolve(self, reference: str) -> Any:
-        """What a JSON pointer leads to; None also where the schema holds others with an identifier of their own.
-
-        Pointers inside of those are relative to them.
-        """
-        return None if self._has_resources else resolve(self._root, reference)
-
-    @cached_property
-    def _has_resources(self) -> bool:
-        keyword = "id" if self.draft == 4 else "$id"
-        pending = [child for _, child in subschemas(self._root)]
-        while pending:
-            schema = pending.pop()
-            if isinstance(schema, dict):
-                identifier = schema.get(keyword)
-                if isinstance(identifier, str) and not identifier.startswith("#"):
-                    return True
-                pending.extend(child for _, child in subschemas(schema))
-        return False
+        """What a JSON pointer leads to; None where it leads nowhere."""
+        return resolve(self._root, reference)
 
     def means_nothing(self, keyword: str) -> bool:
         """Whether the schema's draft does not have a keyword."""
-        return _INTRODUCED.get(keyword, 0) > self.draft
+        return not has_keyword(self.draft, keyword)
 
     def is_valid(self, value: Any, schema: Any) -> bool:
         """Whether a value satisfies a part of the schema in every reading.
@@ -84,6 +44,8 @@ class Document:
         Raises:
             CheckError: no validator can tell.
         """
+        if self._depends_on_the_way:
+            raise CheckError("what '$dynamicRef' and '$recursiveRef' lead to depends on the way to them")
         return all(
             reading.accepts(_as_read(value, exact), _as_read(schema, exact))
             for exact, reading in zip((False, True), self._readings, strict=True)
@@ -91,6 +53,8 @@ class Document:
 
     def may_accept(self, value: Any, schema: Any) -> bool:
         """Whether a value satisfies a part of the schema in any reading, or no validator can tell."""
+        if self._depends_on_the_way:
+            return True
         try:
             return any(
                 reading.accepts(_as_read(value, exact), _as_read(schema, exact))
@@ -98,6 +62,11 @@ class Document:
             )
         except CheckError:
             return True
+
+    @cached_property
+    def _depends_on_the_way(self) -> bool:
+        text = json.dumps(self._root)
+        return '"$dynamicRef"' in text or '"$recursiveRef"' in text
 
     @cached_property
     def _readings(self) -> tuple[Reading, Reading]:

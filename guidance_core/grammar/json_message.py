@@ -14,9 +14,10 @@ from typing import Any
 from llguidance import LLMatcher
 
 from guidance_core.errors import InvalidGrammar
-from guidance_core.grammar.document import draft_of
+from guidance_core.grammar.drafts import draft_of
 from guidance_core.grammar.json_schema import Translation, translations
 from guidance_core.grammar.keywords import Schema, subschemas
+from guidance_core.grammar.spellable import needs_escapes, only_spellable
 from guidance_core.grammar.taking import taken
 from guidance_core.tool_format import ToolFormat
 
@@ -88,7 +89,10 @@ def _compiled(schema: Schema, parts: dict[str, Translation]) -> str:
             definition.pop(identifier, None)
         _move(definition, f"#/$defs/{name}", older=older)
         definitions[name] = definition
-    merged = {**schema, "$defs": definitions, "x-guidance": _ONE_LINE | _escapes(options)}
+    escapes = _escapes(options)
+    merged = {**schema, "$defs": definitions, "x-guidance": _ONE_LINE | escapes}
+    if "u" not in escapes.get("json_allowed_escapes", "u") and needs_escapes(json.dumps(merged, ensure_ascii=False)):
+        only_spellable(merged)
     return LLMatcher.grammar_from_json_schema(json.dumps(merged, ensure_ascii=False))
 
 

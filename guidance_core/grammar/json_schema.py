@@ -17,10 +17,12 @@ from llguidance import LLMatcher
 from guidance_core.generation import GrammarRoute, MessageCheck
 from guidance_core.grammar.check import CheckError, readings
 from guidance_core.grammar.compatibility import understands
+from guidance_core.grammar.identifiers import pointers_only
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewriter import Effort, Rewriter
 from guidance_core.grammar.satisfiable import endless_reference, has_finite_instance
+from guidance_core.grammar.spellable import needs_escapes, only_spellable
 
 WHITESPACE = r"[ ]|\n[ ]{0,64}"
 """Between two tokens of JSON: nothing, one space, or one line break with indentation.
@@ -80,12 +82,17 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
     """
     root = json.loads(text)
     _check_depth(root)
-    if '"$ref"' in text and (reference := endless_reference(root)) is not None:
+    pointed = pointers_only(root, text)
+    if '"$ref"' in pointed and (reference := endless_reference(root)) is not None:
         refuse("", f"the reference {reference!r} leads back to itself without ever looking inside of a value")
+    # Where what a reference leads to depends on the way to it, identifiers matter.
+    checked = text if '"$dynamicRef"' in pointed or '"$recursiveRef"' in pointed else pointed
     sources: set[str] = set()
     for effort in Effort:
         # Rewriting works in place; the text is parsed again only where llguidance refused.
-        translation = _translate(text, root if effort is Effort.LEAST else json.loads(text), effort, exact=exact)
+        if effort > Effort.LEAST:
+            root = json.loads(pointed)
+        translation = _translate(checked, root, effort, exact=exact)
         if translation.source not in sources:
             sources.add(translation.source)
             yield translation
@@ -107,7 +114,11 @@ def _translate(text: str, root: Schema, effort: Effort, *, exact: bool) -> Trans
         options["json_allowed_escapes"] = _UNIQUE_SPELLING
     elif understands("json_allow_general_unicode_escapes"):
         options = {"json_allow_general_unicode_escapes": True} | options
-    source = LLMatcher.grammar_from_json_schema(json.dumps(root | {"x-guidance": options}, ensure_ascii=False))
+    result = json.dumps(root | {"x-guidance": options}, ensure_ascii=False)
+    if "u" not in options.get("json_allowed_escapes", "u") and needs_escapes(result):
+        only_spellable(root)
+        result = json.dumps(root | {"x-guidance": options}, ensure_ascii=False)
+    source = LLMatcher.grammar_from_json_schema(result)
     ledger = rewriter.ledger
     notes = tuple(ledger.rewritten + ledger.left_to_check)
     if not ledger.left_to_check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 Schema = dict[str, Any]
 
@@ -16,12 +17,12 @@ _SCHEMA = frozenset(
 _SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _STRINGS = frozenset({"$ref", "$recursiveRef", "$dynamicRef", "$id", "$schema", "$anchor", "pattern", "format"})
-_COUNTS = frozenset(
+COUNTS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
 _HOLD_SCHEMAS = _SCHEMA | _SCHEMAS | _NAMED_SCHEMAS | {"items", "dependencies"}
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_RESTRICTED = _STRINGS | _COUNTS | _SCHEMAS | _NAMED_SCHEMAS | {*BOUNDS, "type", "const", "enum", "multipleOf"}
+_RESTRICTED = _STRINGS | COUNTS | _SCHEMAS | _NAMED_SCHEMAS | {*BOUNDS, "type", "const", "enum", "multipleOf"}
 _RESTRICTED |= {"required", "uniqueItems", "dependencies", "dependentRequired"}
 """Keywords whose values `malformed` looks at."""
 _LARGEST_COUNT = 2**31 - 1
@@ -51,7 +52,7 @@ def resolve(root: Schema, reference: str) -> Any:
     if reference != "#" and not reference.startswith("#/"):
         return None
     found: Any = root
-    for part in reference.split("/")[1:]:
+    for part in unquote(reference).split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
@@ -84,7 +85,7 @@ def _expected(keyword: str, value: Any) -> str | None:
             return f"one of {', '.join(sorted(TYPES))}, or a list of them"
     elif keyword in _STRINGS:
         return None if isinstance(value, str) else "a string"
-    elif keyword in _COUNTS:
+    elif keyword in COUNTS:
         if not _is_number(value) or value != int(value) or not 0 <= value <= _LARGEST_COUNT:
             return f"a whole number from 0 to {_LARGEST_COUNT}"
     elif keyword in BOUNDS:

@@ -20,8 +20,10 @@ from functools import partial
 from typing import Any
 
 from guidance_core.grammar.check import CheckError
-from guidance_core.grammar.document import Document, draft_of
-from guidance_core.grammar.keywords import Schema, malformed, resolve, subschemas
+from guidance_core.grammar.document import Document
+from guidance_core.grammar.drafts import draft_of
+from guidance_core.grammar.identifiers import refuse_reference
+from guidance_core.grammar.keywords import COUNTS, Schema, malformed, resolve, subschemas
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.arrays import rewrite_contains, rewrite_unique_items
 from guidance_core.grammar.rewrites.conditions import rewrite_dependencies, rewrite_if, rewrite_not
@@ -32,7 +34,7 @@ from guidance_core.grammar.rewrites.numbers import modernise_bounds, rewrite_num
 from guidance_core.grammar.rewrites.one_of import rewrite_one_of
 from guidance_core.grammar.rewrites.property_counts import rewrite_property_counts
 from guidance_core.grammar.rewrites.property_names import rewrite_property_names
-from guidance_core.grammar.rewrites.references import Copies, rewrite_references
+from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES, Copies, rewrite_references
 from guidance_core.grammar.rewrites.strings import rewrite_strings
 from guidance_core.grammar.rewrites.unevaluated import rewrite_unevaluated_items, rewrite_unevaluated_properties
 
@@ -57,6 +59,10 @@ _UNSUPPORTED = frozenset(
 """What llguidance does not take at all."""
 _SOMETIMES_SUPPORTED = frozenset({"oneOf", "minProperties", "maxProperties", "$ref", "allOf"})
 _ANNOTATIONS = frozenset({"deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor"})
+
+
+_MOST_COMMON_UNITS = 1_000_000
+"""Remainders that llguidance tries for several steps together."""
 
 
 class Effort(IntEnum):
@@ -87,8 +93,6 @@ class Rewriter:
         self._root = root
         self._effort = effort
         self._draft = draft_of(root)
-        if "/draft-03/" in str(root.get("$schema")):
-            refuse("$schema", "draft 3 is not supported; write the schema in draft 4 or later")
         self._seen: set[int] = set()
         self._targets: dict[str, Any] = {}
         self._referring: list[Schema] = []
@@ -134,14 +138,21 @@ class Rewriter:
             pending.extend((f"{path}/{relative}", child) for relative, child in subschemas(schema))
             if "$ref" in schema and schema["$ref"] not in self._targets:
                 target = resolve(self._root, schema["$ref"])
-                if target is not None:
-                    self._targets[schema["$ref"]] = target
-                    pending.append((schema["$ref"][1:], target))
+                if target is None:
+                    refuse_reference(path, schema["$ref"])
+                self._targets[schema["$ref"]] = target
+                pending.append((schema["$ref"][1:], target))
+            for keyword in COUNTS.intersection(schema):
+                schema[keyword] = int(schema[keyword])
 
     def _walk(self, path: str, schema: Any) -> None:
         if isinstance(schema, bool) or id(schema) in self._seen:
             return
         self._seen.add(id(schema))
+        if "$ref" in schema and self._draft <= 7:
+            self._drop_siblings(path, schema)
+        if not isinstance(schema.get("items"), list):
+            schema.pop("additionalItems", None)  # it means nothing, but llguidance would ignore `prefixItems`
         if not _CONSTRAIN_NOTHING.keys().isdisjoint(schema):
             for keyword in _CONSTRAIN_NOTHING.keys() & schema:
                 values = _CONSTRAIN_NOTHING[keyword]
@@ -156,6 +167,14 @@ class Rewriter:
         for relative, child in list(subschemas(schema)):
             self._walk(f"{path}/{relative}", child)
         self._mend(path, schema)
+
+    def _drop_siblings(self, path: str, schema: Schema) -> None:
+        """Up to draft 7, keywords beside a reference mean nothing; to llguidance they would."""
+        siblings = schema.keys() - BESIDE_REFERENCES
+        for keyword in siblings:
+            del schema[keyword]
+        if siblings:
+            self.ledger.rewrote(path, "$ref", "what stands beside it means nothing in this draft")
 
     def _cover(self, path: str, schema: Schema) -> None:
         """Rewrite what llguidance does not take. Its parts are still as the client wrote them."""
@@ -172,6 +191,10 @@ class Rewriter:
                 refuse(path, str(error))
         if unsupported.isdisjoint(schema):
             return
+        if "unevaluatedProperties" in schema:
+            rewrite_unevaluated_properties(path, schema, ledger, draft=self._draft)
+        if "unevaluatedItems" in schema:
+            rewrite_unevaluated_items(path, schema, ledger)
         self._cover_references(path, schema)
         if "if" in schema:
             rewrite_if(path, schema, document.negation, ledger)
@@ -180,10 +203,6 @@ class Rewriter:
         if "not" in schema:
             rewrite_not(path, schema, document.negation, ledger)
         rewrite_dependencies(path, schema, ledger)
-        if "unevaluatedProperties" in schema:
-            rewrite_unevaluated_properties(path, schema, ledger, draft=self._draft)
-        if "unevaluatedItems" in schema:
-            rewrite_unevaluated_items(path, schema, ledger)
         if "propertyNames" in schema:
             rewrite_property_names(path, schema, document, ledger, relaxed=self._effort is Effort.MOST)
         if "uniqueItems" in schema:
@@ -200,11 +219,6 @@ class Rewriter:
             rewrite_property_counts(path, schema, ledger, relaxed=self._effort is Effort.MOST)
 
     def _cover_references(self, path: str, schema: Schema) -> None:
-        if schema.get("$recursiveRef") == "#" and '"$recursiveAnchor"' not in self._text:
-            del schema["$recursiveRef"]
-            schema["allOf"] = [*schema.get("allOf", ()), {"$ref": "#"}]
-            self._targets["#"] = self._root
-            self.ledger.rewrote(path, "$recursiveRef", "as '$ref'")
         for keyword in ("$recursiveRef", "$dynamicRef"):
             if schema.pop(keyword, None) is not None:
                 self.ledger.relaxed(path, keyword, "where it leads depends on the way to it")
@@ -249,10 +263,18 @@ class Rewriter:
             schema["$ref"] = moved[reference]
 
     def _check_steps(self) -> None:
-        """Llguidance 1.9 multiplies the steps of schemas that it merges as 32-bit numbers."""
+        """Llguidance 1.9 multiplies the steps of schemas that it merges as 32-bit numbers, and tries all remainders."""
         steps = [Fraction(str(step)) for step in self._steps]
-        if len(steps) > 1 and max(steps) * math.lcm(*(math.ceil(step * 10**6) for step in steps)) >= 2**32 * 10**6:
+        if len(steps) < 2:
+            return
+        common = math.lcm(*(math.ceil(step * 10**6) for step in steps))
+        if max(steps) * common >= 2**32 * 10**6 or _units(common) > _MOST_COMMON_UNITS:
             refuse("", "the values of 'multipleOf' have too large a common multiple; use smaller ones")
+
+
+def _units(millionths: int) -> int:
+    """The numerator of a number of millionths."""
+    return millionths // math.gcd(millionths, 10**6)
 
 
 def _contains_any(schema: Any, keywords: frozenset[str]) -> bool:

@@ -26,6 +26,10 @@ def reason(schema: Any, text: str) -> str | None:
         ({"$schema": "http://json-schema.org/draft-04/schema#", "format": "date"}, '"no date in draft 4"'),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, "null"),
         ({"patternProperties": {"^a": {"type": "null"}}, "additionalProperties": False}, '{"ab": null}'),
+        ({"format": "regex"}, r'"^(\\d)[^b]|(?=c)$"'),
+        ({"format": "idn-hostname"}, '"\u05d0.a-1"'),
+        ({"items": {"$schema": "https://json-schema.org/draft/2020-12/schema", "multipleOf": 0.5}}, "[1.5]"),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": {"$ref": "#"}, "minItems": 0}, "[[1.5]]"),
     ],
 )
 def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
@@ -44,6 +48,11 @@ def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
         ({"pattern": r"^\d$"}, '"٣"', "does not match"),  # no digit of ECMA-262
         ({"pattern": "^a$"}, '"a\\n"', "does not match"),  # not the end to ECMA-262
         ({"format": "date"}, '"2023-02-29"', "not a 'date'"),
+        ({"format": "regex"}, r'"\\a"', "not a 'regex'"),  # not to ECMA-262, though to Python
+        ({"format": "regex"}, '"(?P<a>b)"', "not a 'regex'"),
+        ({"format": "regex"}, '"(?i)a"', "not a 'regex'"),
+        ({"format": "idn-hostname"}, '"example."', "not a 'idn-hostname'"),
+        ({"format": "idn-hostname"}, '"0a.\u05d0"', "not a 'idn-hostname'"),  # left-to-right beside right-to-left
         ({}, '{"a": 1, "a": 2}', "the key 'a' more than once"),
         ({}, "NaN", "NaN is not JSON"),
         ({"type": "number"}, "1e" + "9" * 30, "exponent of too many digits"),
@@ -88,3 +97,10 @@ def test_all_patterns_of_a_schema_share_a_time_limit(monkeypatch: pytest.MonkeyP
 def test_schemas_that_no_validator_can_evaluate_are_refused(schema: Any, named: str) -> None:
     with pytest.raises(CheckError, match=re.escape(named)):
         readings(json.dumps(schema))
+
+
+@pytest.mark.parametrize("kept", [{}, {"$schema": "https://json-schema.org/draft/2020-12/schema"}])
+def test_both_readings_go_on_where_a_schema_refers_to_itself(kept: dict[str, str]) -> None:
+    schema = kept | {"type": ["array", "number", "string"], "items": {"$ref": "#"}, "pattern": r"^\p{L}\d$"}
+    assert reason(schema, '[1.5, "a1"]') is None
+    assert "does not match" in str(reason(schema, '["a\u0663"]'))

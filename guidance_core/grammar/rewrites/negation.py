@@ -123,6 +123,8 @@ class Negation:
                 for name, child in value.items():
                     if (other := self._negate(child)) is not False:
                         yield {"type": "object", "properties": {name: other}, "required": [name]}
+            case "dependencies" if not self._means_nothing("dependentSchemas"):
+                pass  # validators differ in whether it means anything from 2019-09 on: nothing is sure to violate it
             case "dependencies" | "dependentRequired" | "dependentSchemas":
                 for name, needed in value.items():
                     needed = {"required": needed} if isinstance(needed, list) else needed
@@ -178,7 +180,7 @@ class Negation:
         if others:
             yield {"type": others}
         if len(set(by_type.get("boolean", ()))) == 1:
-            yield {"const": not by_type["boolean"][0]}
+            yield {"enum": [not by_type["boolean"][0]]}  # draft 4 has no `const`
         if "string" in by_type:
             pattern = other_than(by_type["string"])
             yield from (self._more({"type": "string"}) if pattern is None else [{"type": "string", "pattern": pattern}])

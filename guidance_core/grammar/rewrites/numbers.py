@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 
 from guidance_core.grammar.bounds import safe_ranges
 from guidance_core.grammar.keywords import BOUNDS, Schema
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.ledger import Ledger
+
+_MOST_UNITS = 100_000
+"""A step in units of its last decimal: llguidance 1.9 tries as many remainders, in 0.5 s; powers of ten are cheap.
+
+Its arithmetic ends at 32 bits, a digit beyond the step."""
 
 
 def modernise_bounds(path: str, schema: Schema) -> None:
@@ -40,6 +46,8 @@ def _rewrite_step(path: str, schema: Schema, ledger: Ledger) -> list[float]:
     if "multipleOf" not in schema:
         return []
     step = schema["multipleOf"]
+    if schema.get("type") == "integer":
+        schema["multipleOf"] = Fraction(repr(step)).numerator
     if (step * 2**20) % 1:
         ledger.relaxed(
             path,
@@ -47,11 +55,16 @@ def _rewrite_step(path: str, schema: Schema, ledger: Ledger) -> list[float]:
             f"{step!r} is not a sum of powers of two, so validators that compute in doubles reject some of its "
             "multiples",
         )
-    elif step % 1 and schema.get("type") != "integer":
+    elif step % 1 and schema["multipleOf"] == step:
         _keep_exact(schema, step)
     # llguidance 1.9 takes multiples with as many decimals as the step has, or with none: 0.5 is none of 0.25 to it.
+    step = schema["multipleOf"]
     decimals = max(0, -int(Decimal(repr(step)).normalize().as_tuple().exponent))
     units = int(Decimal(repr(step)).scaleb(decimals))
+    if units > _MOST_UNITS and units not in (10**6, 10**7, 10**8):
+        ledger.relaxed(path, "multipleOf", f"it would take too long to compile {step!r}, so a part of it is enforced")
+        units = next(factor for factor in range(_MOST_UNITS, 0, -1) if units % factor == 0)
+        step = schema["multipleOf"] = units / 10**decimals if decimals else units
     shorter = [math.lcm(units, 10 ** (decimals - fewer)) / 10**decimals for fewer in range(1, decimals)]
     if shorter and units > 1:
         del schema["multipleOf"]

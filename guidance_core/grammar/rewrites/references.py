@@ -13,7 +13,7 @@ from guidance_core.grammar.rewrites.negation import Resolve
 if TYPE_CHECKING:
     from guidance_core.grammar.document import Document
 
-_BESIDE = frozenset(
+BESIDE_REFERENCES = frozenset(
     {"$ref", "$defs", "definitions", "$id", "id", "$schema", "$anchor", "$comment", "title", "description"}
     | {"default", "examples", "readOnly", "writeOnly"}
 )
@@ -93,13 +93,7 @@ def rewrite_references(
         schema["allOf"] = [*parts, False]
         ledger.rewrote(path, "$ref", "no value satisfies what it leads to")
         return
-    beside = schema.keys() - _BESIDE
-    if reference is not None and beside and document.references_stand_alone:
-        if document.references.is_circular(reference):
-            for keyword in beside:
-                del schema[keyword]
-            ledger.rewrote(path, "$ref", "what stands beside it means nothing in this draft")
-        return
+    beside = schema.keys() - BESIDE_REFERENCES
     circular = [part for part in parts if _is_circular(part, document.references)]
     if _is_circular(schema, document.references) and beside:
         keyword = "$ref"

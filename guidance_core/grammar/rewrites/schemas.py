@@ -4,34 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidance_core.grammar.keywords import Schema
+from guidance_core.grammar.keywords import BOUNDS, Schema
 
 ALL_TYPES = ("null", "boolean", "number", "string", "array", "object")
 MOST_OPTIONS = 256
 """Alternatives that llguidance may have to multiply out in one schema."""
 
 
+_INDEPENDENT = frozenset(
+    {*BOUNDS, "type", "const", "enum", "required", "multipleOf", "pattern", "minLength", "maxLength", "anyOf", "oneOf"}
+    | {"minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "propertyNames"}
+)
+"""Keywords that mean the same whatever stands beside them."""
+_GROUPS = (
+    frozenset({"properties", "patternProperties", "additionalProperties"}),
+    frozenset({"prefixItems", "items", "additionalItems"}),
+    frozenset({"contains", "minContains", "maxContains"}),
+)
+"""Keywords that mean something else beside one another."""
+
+
 def replace(schema: Schema, keyword: str, replacement: Schema) -> None:
     """Put keywords in the place of one: their order decides the order of properties in answers."""
+    others = {name: value for name, value in schema.items() if name != keyword}
+    if not _fits(others, replacement):
+        replacement = {"allOf": [*schema.get("allOf", ()), replacement]}
     items = list(schema.items())
     schema.clear()
     for name, value in items:
-        if name != keyword:
-            conjoin(schema, {name: value})
+        if name == keyword:
+            schema |= replacement
         else:
-            conjoin(schema, replacement)
+            schema.setdefault(name, value)
 
 
 def conjoin(schema: Schema, other: Any) -> None:
-    """Add what another schema demands, into ``allOf`` where the keywords are taken."""
+    """Add what another schema demands, into ``allOf`` where its keywords cannot stand beside the schema's."""
     if other is True or other == {}:
         return
-    if isinstance(other, dict) and schema.keys().isdisjoint(other):
+    if isinstance(other, dict) and _fits(schema, other):
         schema.update(other)
     elif isinstance(other, dict) and list(other) == ["allOf"]:
-        schema["allOf"] = [*schema["allOf"], *other["allOf"]]
+        schema["allOf"] = [*schema.get("allOf", ()), *other["allOf"]]
     else:
         schema["allOf"] = [*schema.get("allOf", ()), other]
+
+
+def _fits(schema: Schema, other: Schema) -> bool:
+    """Whether the keywords of two schemas, put together, demand what both do."""
+    return schema.keys().isdisjoint(other) and all(
+        keyword in _INDEPENDENT or any(keyword in group and group.isdisjoint(schema) for group in _GROUPS)
+        for keyword in other
+    )
 
 
 def all_of(*schemas: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidance_core.grammar.formats import CHECKED_FORMATS, EXACT_FORMATS, FORMATS_OF_LLGUIDANCE
+from guidance_core.grammar.formats import CHECKED_FORMATS, EXACT_FORMATS, FORMATS_OF_LLGUIDANCE, LONGEST
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.patterns import PatternError, common_regex, without_assertions
 from guidance_core.grammar.refusals import refuse
@@ -51,6 +51,8 @@ def _of_format(path: str, schema: Schema, ledger: Ledger) -> list[str]:
     del schema["format"]
     if not _allows_strings(schema):
         return []
+    if name in LONGEST:
+        schema["maxLength"] = min(LONGEST[name], schema.get("maxLength", LONGEST[name]))
     if name in EXACT_FORMATS:
         return [EXACT_FORMATS[name]]
     if name in CHECKED_FORMATS:

@@ -7,12 +7,16 @@ from guidance_core.grammar.rewrites.ledger import Ledger
 from guidance_core.grammar.rewrites.schemas import all_of
 
 _APPLICATORS = frozenset(
-    {"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "$ref", "$recursiveRef", "$dynamicRef"}
+    {"allOf", "anyOf", "oneOf", "not", "if", "dependencies", "dependentSchemas", "$ref", "$recursiveRef", "$dynamicRef"}
 )
 
 
 def rewrite_unevaluated_items(path: str, schema: Schema, ledger: Ledger) -> None:
-    """Replace ``unevaluatedItems`` by the keyword for the items that the schema itself does not describe."""
+    """Replace ``unevaluatedItems`` by the keyword for the items that the schema itself does not describe.
+
+    Like ``unevaluatedProperties`` it depends on what other keywords evaluate (``not`` evaluates nothing, ``if`` does
+    even without ``then``), so these must still be as the client wrote them.
+    """
     rest = schema.pop("unevaluatedItems")
     if not _has_applicators(schema) and "contains" not in schema:
         items = schema.get("items")

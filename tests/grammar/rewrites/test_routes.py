@@ -9,9 +9,10 @@ import pytest
 from llguidance import LLTokenizer
 
 from guidance_core.grammar.check import readings
-from tests.grammar.translated import grammar_accepts, translated
+from tests.grammar.translated import grammar_accepts, passes, translated
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "additionalProperties": False}
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node", "properties": {"tag": {"type": "null"}}}}}
 
 
@@ -106,11 +107,10 @@ def test_every_reading_is_kept(ll_tokenizer: LLTokenizer, schema: dict[str, Any]
 
 
 def test_draft_4_does_not_know_const() -> None:
-    draft = {"$schema": "http://json-schema.org/draft-04/schema#"}
     for schema in ({"not": {"const": 1}}, {"oneOf": [{"const": 1}, {"const": 2}]}):
         assert translated(schema).route == "rewritten"
         with pytest.raises(AssertionError, match="Unsatisfiable"):
-            translated(draft | schema)
+            translated(DRAFT_4 | schema)
 
 
 def test_a_reference_into_what_was_rewritten_still_leads_there() -> None:
@@ -122,7 +122,73 @@ def test_a_reference_into_what_was_rewritten_still_leads_there() -> None:
     assert translated(schema).route == "rewritten"
 
 
-def test_a_reference_inside_of_a_schema_with_its_own_identifier_is_not_followed() -> None:
+def test_a_reference_inside_of_a_schema_with_its_own_identifier_stays_there(ll_tokenizer: LLTokenizer) -> None:
     inner = {"$id": "https://example.com/inner", "$defs": {"x": {"type": "null"}}, "not": {"$ref": "#/$defs/x"}}
     schema = {"$defs": {"x": {"type": "string"}}, "allOf": [inner]}
-    assert translated(schema).route == "checked"
+    translation = translated(schema)
+    assert translation.route == "rewritten"
+    assert grammar_accepts(ll_tokenizer, translation, '"a"')
+    assert not grammar_accepts(ll_tokenizer, translation, "null")
+
+
+@pytest.mark.parametrize(
+    ("schema", "wrong"),
+    [
+        # Keywords that mean something else beside one another are not put together.
+        ({"additionalProperties": {"type": "null"}, "not": {"not": {"properties": {"a": {}}}}}, '{"a": 1}'),
+        ({"properties": {"a": {}}, "not": {"not": {"additionalProperties": False}}}, '{"a": 1}'),
+        ({"properties": {"a": {}}, "if": True, "then": {"additionalProperties": False}}, '{"a": 1}'),
+        ({"properties": {"a": {}}, "oneOf": [{"additionalProperties": False}, False]}, '{"a": 1}'),
+        ({"items": {"type": "null"}, "not": {"not": {"prefixItems": [{}]}}}, "[1]"),
+        # `not` evaluates nothing.
+        ({"not": {"not": {"properties": {"a": {}}}}, "unevaluatedProperties": False}, '{"a": 1}'),
+        ({"not": {"not": {"prefixItems": [{}]}}, "unevaluatedItems": False}, "[1]"),
+        # `additionalItems` mean nothing without a list of items.
+        ({"prefixItems": [{"type": "null"}], "additionalItems": False}, "[1]"),
+        # Draft 4 does not know the constants that bounds become.
+        (DRAFT_4 | {"maximum": 3, "exclusiveMaximum": True}, "4"),
+        (DRAFT_4 | {"not": {"enum": [True]}}, "true"),
+    ],
+    ids=json.dumps,
+)
+def test_what_is_wrong_stays_wrong(ll_tokenizer: LLTokenizer, schema: dict[str, Any], wrong: str) -> None:
+    translation = translated(schema)
+    assert not (grammar_accepts(ll_tokenizer, translation, wrong) and passes(translation, wrong))
+    empty = "[]" if wrong.startswith("[") else "{}"
+    assert grammar_accepts(ll_tokenizer, translation, empty)
+    assert passes(translation, empty)
+
+
+def test_what_stands_beside_a_reference_means_nothing_up_to_draft_7() -> None:
+    draft = {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {"type": "object"}}}
+    options = [{"$ref": "#/definitions/a", "required": ["k"], "properties": {"k": {"const": k}}} for k in (1, 2)]
+    assert "beside it means nothing" in translated(draft | options[0]).notes[0]
+    with pytest.raises(AssertionError, match="Unsatisfiable"):
+        translated(draft | {"oneOf": options})  # which both always hold
+
+
+def test_what_conditions_evaluate_counts_without_consequences(ll_tokenizer: LLTokenizer) -> None:
+    translation = translated({"if": {"properties": {"a": {}}}, "unevaluatedProperties": False})
+    assert grammar_accepts(ll_tokenizer, translation, '{"a": 1}')
+    assert passes(translation, '{"a": 1}')
+    assert not passes(translation, '{"b": 1}')
+
+
+def test_alternatives_of_alternatives_are_rewritten(ll_tokenizer: LLTokenizer) -> None:
+    translation = translated({"not": {"not": {"if": {"type": "null"}, "then": False}}})
+    assert translation.route == "rewritten"
+    assert not grammar_accepts(ll_tokenizer, translation, "null")
+
+
+@pytest.mark.parametrize("step", [2**24, 1_000_003, 10**9, 0.123456789])
+def test_large_steps_are_left_to_the_check_rather_than_compiled(ll_tokenizer: LLTokenizer, step: float) -> None:
+    translation = translated({"type": "integer", "multipleOf": step})
+    multiple = str(int(step if step > 1 else step * 10**9))
+    assert translation.route == "checked"
+    assert grammar_accepts(ll_tokenizer, translation, multiple)
+    assert passes(translation, multiple)
+    assert not passes(translation, str(int(multiple) + 1))
+
+
+def test_counts_may_be_written_with_a_fraction(ll_tokenizer: LLTokenizer) -> None:
+    assert not grammar_accepts(ll_tokenizer, translated({"type": "string", "maxLength": 2.0}), '"abc"')

@@ -1,0 +1,213 @@
+"""Identifiers, anchors and what refers to them, as JSON pointers from the root of the whole schema.
+
+A reference means another schema wherever an identifier changes its base, and a keyword may mean something else wherever
+``$schema`` changes the draft. Everything after this module reads one document in one draft, whose references are
+pointers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
+
+from guidance_core.grammar.drafts import check_draft, draft_of, has_keyword
+from guidance_core.grammar.keywords import Schema, subschemas
+from guidance_core.grammar.refusals import refuse
+from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES
+
+_BASE = "file:///"
+"""Of a schema without an identifier: a base that relative identifiers can be joined to."""
+_CHANGED = frozenset({"prefixItems", "dependencies", "unevaluatedItems", "unevaluatedProperties"})
+"""Keywords that some drafts have and do not read alike."""
+_CHANGED_AFTER_4 = frozenset({"id", "$id", "exclusiveMinimum", "exclusiveMaximum"})
+
+
+def pointers_only(root: Schema, text: str) -> str:
+    """Turn references into JSON pointers, and drop identifiers, in place.
+
+    References that depend on the way to them (``$dynamicRef``, ``$recursiveRef``) stay where more than one schema is in
+    question.
+
+    Args:
+        root: as parsed; keywords may hold anything.
+        text: the same, as written.
+
+    Returns:
+        The root as it is now, as JSON.
+
+    Raises:
+        InvalidGrammar: a draft is unknown, or a reference leads out of the document.
+    """
+    if isinstance(root.get("$schema"), str):
+        check_draft("", root["$schema"])
+    marks = (
+        "$id",
+        "$anchor",
+        "$dynamicAnchor",
+        "$dynamicRef",
+        "$recursiveRef",
+        *(["id"] if draft_of(root) == 4 else []),
+    )
+    if text.count('"$schema"') > ("$schema" in root) or any(f'"{mark}"' in text for mark in marks):
+        _Resources(root).point()
+        return json.dumps(root, ensure_ascii=False)
+    return text
+
+
+@dataclass(slots=True)
+class _Reference:
+    path: str
+    schema: Schema
+    base: str
+
+
+@dataclass(slots=True)
+class _Resources:
+    root: Schema
+    draft: int = field(init=False)
+    places: dict[str, str] = field(default_factory=dict)
+    """From URIs of schemas to pointers."""
+    anchors: dict[tuple[str, str], str] = field(default_factory=dict)
+    dynamic: dict[str, set[str]] = field(default_factory=dict)
+    """From names to the pointers of all dynamic anchors so called."""
+    recursive: bool = False
+
+    def point(self) -> None:
+        self.draft = draft_of(self.root)
+        references = list(self._survey())
+        for reference in references:
+            schema = reference.schema
+            if isinstance(schema.get("$ref"), str):
+                schema["$ref"] = self._pointer(reference, schema["$ref"])
+            if self.draft == 2020 and isinstance(schema.get("$dynamicRef"), str):
+                self._fix(reference, "$dynamicRef")
+            if self.draft == 2019 and schema.get("$recursiveRef") == "#" and not self._is_ambiguous():
+                _rename(schema, "$recursiveRef", self._pointer(reference, "#"))
+
+    def _survey(self) -> Iterator[_Reference]:
+        """Note what has a name, take the names away, and give what refers."""
+        identifier = "id" if self.draft == 4 else "$id"
+        self.places[_BASE] = ""
+        pending = [("", self.root, _BASE)]
+        while pending:
+            path, schema, base = pending.pop()
+            if path and isinstance(schema.get("$schema"), str):
+                self._check_draft(path, schema)
+                del schema["$schema"]
+            if "$ref" in schema and self.draft <= 7:
+                schema.pop(identifier, None)  # beside a reference it means nothing
+            elif isinstance(schema.get(identifier), str):
+                base = self._name(path, base, schema.pop(identifier))
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                if self.draft >= (2019 if keyword == "$anchor" else 2020) and isinstance(schema.get(keyword), str):
+                    self.anchors[base, schema[keyword]] = path
+                    if keyword == "$dynamicAnchor":
+                        self.dynamic.setdefault(schema[keyword], set()).add(path)
+                    del schema[keyword]
+            self.recursive |= schema.get("$recursiveAnchor") is True
+            if not {"$ref", "$dynamicRef", "$recursiveRef"}.isdisjoint(schema):
+                yield _Reference(path, schema, base)
+            pending.extend(
+                (f"{path}/{place}", child, base) for place, child in subschemas(schema) if isinstance(child, dict)
+            )
+
+    def _name(self, path: str, base: str, identifier: str) -> str:
+        """Note an identifier, which may be an anchor up to draft 7, and return what it is a base of."""
+        uri, name = urldefrag(_joined(base, identifier))
+        if name:
+            self.anchors[uri, name] = path
+        if not identifier.startswith("#"):
+            self.places[uri] = path
+            return uri
+        return base
+
+    def _pointer(self, reference: _Reference, target: str) -> str:
+        if target == "#" or target.startswith("#/"):
+            return f"#{_fragment(self.places[reference.base])}{target[1:]}"
+        uri, name = urldefrag(_joined(reference.base, target))
+        if not name or name.startswith("/"):
+            place = self.places.get(uri)
+        else:
+            place = self.anchors.get((uri, name))
+            name = ""
+        if place is None:
+            refuse_reference(reference.path, target)
+        return f"#{_fragment(place)}{name}"
+
+    def _fix(self, reference: _Reference, keyword: str) -> None:
+        """Turn a dynamic reference into a plain one, unless it leads to one of several dynamic anchors."""
+        target = reference.schema[keyword]
+        pointer = self._pointer(reference, target)
+        name = urldefrag(target)[1]
+        places = {f"#{_fragment(place)}" for place in self.dynamic.get(name, ())}
+        if pointer not in places or len(places) == 1:
+            _rename(reference.schema, keyword, pointer)
+
+    def _is_ambiguous(self) -> bool:
+        return self.recursive and len(set(self.places.values())) > 1
+
+    def _check_draft(self, path: str, schema: Schema) -> None:
+        check_draft(path, schema["$schema"])
+        inner = draft_of(schema)
+        if inner == self.draft:
+            return
+        pending = [schema]
+        while pending:
+            part = pending.pop()
+            for keyword in part:
+                if self._differs(keyword, part, inner):
+                    refuse(
+                        f"{path}/$schema",
+                        f"{keyword!r} could mean something else in this draft than in that of the whole schema; "
+                        "write both in one draft",
+                    )
+            pending.extend(child for _, child in subschemas(part) if isinstance(child, dict))
+
+    def _differs(self, keyword: str, schema: Schema, inner: int) -> bool:
+        """Whether a keyword could mean something else in an inner draft than in the root's."""
+        if keyword == "items":
+            return isinstance(schema["items"], list)
+        if keyword == "$ref":
+            return not schema.keys() <= BESIDE_REFERENCES
+        if keyword in _CHANGED_AFTER_4 and 4 in (inner, self.draft):
+            return True
+        return keyword in _CHANGED or has_keyword(inner, keyword) != has_keyword(self.draft, keyword)
+
+
+def refuse_reference(path: str, reference: str) -> NoReturn:
+    """Raise the refusal of a reference that leads nowhere.
+
+    Raises:
+        InvalidGrammar: always.
+    """
+    refuse(
+        f"{path}/$ref",
+        f"{reference!r} leads to nothing in the schema, and nothing is fetched from elsewhere; put what it means into "
+        "'$defs', and refer to it as '#/$defs/name'",
+    )
+
+
+def _joined(base: str, reference: str) -> str:
+    if reference.startswith("#"):
+        return base + reference
+    return reference if urlsplit(reference).scheme else urljoin(base, reference)
+
+
+def _fragment(pointer: str) -> str:
+    """A JSON pointer as a part of a URI."""
+    return quote(pointer, safe="/~!$&'()*+,;=:@?")
+
+
+def _rename(schema: Schema, keyword: str, reference: str) -> None:
+    """Put a plain reference in the place of another one."""
+    if "$ref" in schema:
+        del schema[keyword]
+        schema["allOf"] = [*schema.get("allOf", ()), {"$ref": reference}]
+        return
+    items = list(schema.items())
+    schema.clear()
+    for name, value in items:
+        schema |= {"$ref": reference} if name == keyword else {name: value}
