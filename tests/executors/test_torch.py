@@ -87,8 +87,14 @@ async def break_and_recover(executor: TorchExecutor, prompt_ids: list[int], sign
     return str(failures[0])
 
 
-async def test_a_killed_process_is_answered_for_and_replaced(executor: TorchExecutor, prompt_ids: list[int]) -> None:
+async def test_a_killed_process_is_answered_for_and_replaced(
+    executor: TorchExecutor, prompt_ids: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "guidance_core")
     assert "SIGKILL" in await break_and_recover(executor, prompt_ids, signal.SIGKILL)
+    end, again = [record.getMessage() for record in caplog.records]
+    assert "killed by SIGKILL with 3 answers in flight" in end
+    assert "answers again" in again
 
 
 async def test_a_hung_process_is_answered_for_and_replaced(executor: TorchExecutor, prompt_ids: list[int]) -> None:

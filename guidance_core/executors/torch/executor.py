@@ -271,6 +271,7 @@ class TorchExecutor(Executor):
         self._spawn(self._restart(why))
 
     async def _restart(self, why: str) -> None:
+        ended = time.monotonic()
         while True:
             delay = min(_FIRST_DELAY * 2**self._crashes, _LONGEST_DELAY)
             self._crashes += 1
@@ -285,6 +286,7 @@ class TorchExecutor(Executor):
                 _log.error("The model could not be loaded again: %s", error.message)
                 self._set_state("restarting", f"{why} and could not be restarted yet: {error.message}")
             else:
+                _log.info("The model answers again, %.1f s after its process ended.", time.monotonic() - ended)
                 return
 
     async def _watch(self) -> None:
