@@ -25,6 +25,7 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _RESTRICTED = _STRINGS | COUNTS | _SCHEMAS | _NAMED_SCHEMAS | {*BOUNDS, "type", "const", "enum", "multipleOf"}
 _RESTRICTED |= {"required", "uniqueItems", "dependencies", "dependentRequired"}
 """Keywords whose values `malformed` looks at."""
+_CONSTRAINING = (_RESTRICTED | _HOLD_SCHEMAS) - {"$id", "$schema", "$anchor", "$defs", "definitions"}
 _LARGEST_COUNT = 2**31 - 1
 _LARGEST_INTEGER = 2**53
 _MOST_DIGITS = 15
@@ -45,6 +46,11 @@ def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
                 if isinstance(item, list) and keyword == "dependencies":
                     continue
                 yield f"{keyword}/{name.replace('~', '~0').replace('/', '~1')}", item
+
+
+def is_certain(schema: Any) -> bool:
+    """Whether a schema has no keyword that could constrain anything, so that every value satisfies it."""
+    return schema is True or (isinstance(schema, dict) and _CONSTRAINING.isdisjoint(schema))
 
 
 def resolve(root: Schema, reference: str) -> Any:

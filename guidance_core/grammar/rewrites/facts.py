@@ -13,7 +13,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from guidance_core.grammar.keywords import TYPES, Schema
+from guidance_core.grammar.keywords import TYPES, Schema, is_certain
 from guidance_core.grammar.patterns import PatternError, widest_regex
 from guidance_core.grammar.rewrites.negation import Resolve
 
@@ -167,6 +167,8 @@ class Prover:
                 return False
             if self._references_stand_alone:
                 return True
+        if "not" in schema and is_certain(schema["not"]):
+            return False
         _add_own(facts, schema, self._const)
         return all(self._add(facts, part, depth) for part in schema.get("allOf", ()))
 

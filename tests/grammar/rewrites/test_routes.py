@@ -41,6 +41,7 @@ NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node", "prope
         {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False},
         {"enum": [1, "a", [2, 2]], "uniqueItems": True},
         {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+        {"$defs": {"none": {"not": {"x-unknown": 1}}}, "anyOf": [{"$ref": "#/$defs/none"}, {"type": "null"}]},
     ],
     ids=json.dumps,
 )
