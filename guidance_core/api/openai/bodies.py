@@ -229,12 +229,15 @@ NoAnnotations = Annotated[
 ]
 
 
+_ROLES = ["system", "developer", "user", "assistant", "tool", "function"]
+
+
 class Message(NullsLeftOut):
     """One message of a conversation."""
 
     model_config = _STRICT
 
-    role: str = Field(description="`system`, `developer`, `user`, `assistant` or `tool`.")
+    role: Annotated[str, WithJsonSchema({"type": "string", "enum": _ROLES})] = Field(description="Who speaks.")
     content: Annotated[
         str | list[dict[str, Any]] | None,
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
