@@ -8,6 +8,7 @@ pointers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -20,6 +21,8 @@ from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES
 
 _BASE = "file:///"
 """Of a schema without an identifier: a base that relative identifiers can be joined to."""
+_BY_NAME = re.compile(r'"\$(?:ref":\s*"(?!#["/])|dynamicRef"|recursiveRef")')
+"""A reference that is no pointer, or may be none."""
 _CHANGED = frozenset({"prefixItems", "dependencies", "unevaluatedItems", "unevaluatedProperties"})
 """Keywords that some drafts have and do not read alike."""
 _CHANGED_AFTER_4 = frozenset({"id", "$id", "exclusiveMinimum", "exclusiveMaximum"})
@@ -43,15 +46,8 @@ def pointers_only(root: Schema, text: str) -> str:
     """
     if isinstance(root.get("$schema"), str):
         check_draft("", root["$schema"])
-    marks = (
-        "$id",
-        "$anchor",
-        "$dynamicAnchor",
-        "$dynamicRef",
-        "$recursiveRef",
-        *(["id"] if draft_of(root) == 4 else []),
-    )
-    if text.count('"$schema"') > ("$schema" in root) or any(f'"{mark}"' in text for mark in marks):
+    inside = [name for name in ("$schema", "$id" if draft_of(root) > 4 else "id") if _is_below(name, root, text)]
+    if inside or _BY_NAME.search(text) is not None:
         _Resources(root).point()
         return json.dumps(root, ensure_ascii=False)
     return text
@@ -175,6 +171,10 @@ class _Resources:
         if keyword in _CHANGED_AFTER_4 and 4 in (inner, self.draft):
             return True
         return keyword in _CHANGED or has_keyword(inner, keyword) != has_keyword(self.draft, keyword)
+
+
+def _is_below(name: str, root: Schema, text: str) -> bool:
+    return text.count(f'"{name}"') > (name in root)
 
 
 def refuse_reference(path: str, reference: str) -> NoReturn:
