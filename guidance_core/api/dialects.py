@@ -15,7 +15,7 @@ _DIALECTS = tuple({endpoint.dialect.name: endpoint.dialect for endpoint in ENDPO
 
 _OWNERS = {path: endpoint.dialect for endpoint in ENDPOINTS for path in (endpoint.path, *endpoint.aliases)}
 
-_METHODS = {path: sorted({each.method for each in ENDPOINTS if path in (each.path, *each.aliases)}) for path in _OWNERS}
+_METHODS = {path: [each.method for each in ENDPOINTS if path in (each.path, *each.aliases)] for path in _OWNERS}
 
 
 async def http_failure(request: Request, error: Exception) -> Response:
@@ -24,7 +24,8 @@ async def http_failure(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405 and path in _METHODS:
         # Starlette names the methods of the first endpoint only.
-        error = HTTPException(405, headers={"Allow": ", ".join(_METHODS[path])})
+        head = ["HEAD"] if "GET" in _METHODS[path] else []
+        error = HTTPException(405, headers={"Allow": ", ".join(sorted({*_METHODS[path], *head}))})
     owner = _OWNERS.get(path) or next((dialect for dialect in _DIALECTS if dialect.owns(path)), None)
     if owner is not None:
         return owner.http_failure(request, error)

@@ -41,6 +41,8 @@ def _response_format(wanted: Any) -> Any:
         case "json" | "json_object":
             return {"type": "json_schema", "json_schema": {"schema": value}}
         case "json_schema":
+            if isinstance(value, dict) and value.get("schema") is None:
+                raise ValueError("must have its schema in 'value.schema'")
             return {"type": "json_schema", "json_schema": value}
         case "regex":
             return {"type": "regex", "regex": value}

@@ -185,11 +185,19 @@ async def test_what_lies_elsewhere_is_told(client: httpx.AsyncClient, path: str,
     assert instead in response.json()["error"].removeprefix(f"Unknown URL: GET {path}")
 
 
+async def test_a_schema_that_is_not_there_is_missed(client: httpx.AsyncClient) -> None:
+    form = {"type": "json_schema", "value": {"name": "person"}}
+    response = await client.post("/tgi/v1/chat/completions", json={**ASK, "response_format": form})
+
+    assert response.status_code == 422
+    assert "'value.schema'" in response.json()["error"]
+
+
 async def test_all_methods_of_a_path_are_told(client: httpx.AsyncClient) -> None:
     response = await client.put("/tgi")
 
-    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
-    assert response.json()["error"] == "/tgi does not answer PUT: use GET, POST."
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert response.json()["error"] == "/tgi does not answer PUT: use GET, HEAD, POST."
 
 
 async def test_a_conversation_for_generate_is_told_where_it_goes(client: httpx.AsyncClient) -> None:

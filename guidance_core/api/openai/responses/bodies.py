@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from guidance_core.api.openai.bodies import (
     MAX_TOP_LOGPROBS,
@@ -203,12 +203,15 @@ def _no_padding(wanted: bool) -> bool:
     return wanted
 
 
+_NoPadding = Annotated[bool, AfterValidator(_no_padding), WithJsonSchema({"type": "boolean", "enum": [False]})]
+
+
 class ResponseStreamOptions(BaseModel):
     """How a stream is written."""
 
     model_config = _STRICT
 
-    include_obfuscation: Annotated[bool, AfterValidator(_no_padding)] | None = Field(None, description="Only false.")
+    include_obfuscation: _NoPadding | None = Field(None, description="Only false.")
 
 
 class ResponsesBody(ConversationFields, AnswerFields, RequestBody):
