@@ -202,6 +202,8 @@ class Rewriter:
         schema.pop("else", None)
         if "not" in schema:
             rewrite_not(path, schema, document.negation, ledger)
+        if "dependencies" in schema and self._draft > 7 and '"oneOf"' in self._text:
+            ledger.relaxed(path, "dependencies", "validators differ in whether it tells options apart in this draft")
         rewrite_dependencies(path, schema, ledger)
         if "propertyNames" in schema:
             rewrite_property_names(path, schema, document, ledger, relaxed=self._effort is Effort.MOST)

@@ -146,6 +146,11 @@ def test_a_reference_inside_of_a_schema_with_its_own_identifier_stays_there(ll_t
         ({"not": {"not": {"prefixItems": [{}]}}, "unevaluatedItems": False}, "[1]"),
         # `additionalItems` mean nothing without a list of items.
         ({"prefixItems": [{"type": "null"}], "additionalItems": False}, "[1]"),
+        # To some validators `dependencies` mean nothing since 2019-09: both options hold.
+        (
+            {"oneOf": [{"type": "object", "dependencies": {"a": False}}, {"type": "object", "required": ["a"]}]},
+            '{"a": 1}',
+        ),
         # Draft 4 does not know the constants that bounds become.
         (DRAFT_4 | {"maximum": 3, "exclusiveMaximum": True}, "4"),
         (DRAFT_4 | {"not": {"enum": [True]}}, "true"),
