@@ -102,9 +102,13 @@ class Ours(Engine):
 
     def compile(self, schema: Any) -> float:
         """As the base's: rewriting, and validating against the tokenizer. After it the request is admitted."""
-        start = time.perf_counter()
-        self._grammar = self._loop.run_until_complete(self._compiler.compile(constraint.json_schema(schema))).grammar
-        return time.perf_counter() - start
+
+        async def admit() -> float:
+            start = time.perf_counter()
+            self._grammar = (await self._compiler.compile(constraint.json_schema(schema))).grammar
+            return time.perf_counter() - start
+
+        return self._loop.run_until_complete(admit())
 
     def first_matcher(self) -> float:
         """Seconds until the running batch, in its own process, has the matcher of a grammar that is new to it."""
