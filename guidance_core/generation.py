@@ -24,7 +24,9 @@ is then *in* the grammar. ``length``: cut off by ``max_tokens`` or by the contex
 where the grammar does not end. Failures are exceptions (`errors`), never finish reasons.
 """
 
-GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "llguidance", "tools", "reasoning"]
+GrammarKind = Literal[
+    "json_schema", "json_object", "regex", "choice", "lark", "gbnf", "llguidance", "tools", "reasoning"
+]
 
 LoadLoraWeights = Literal["auto", "never", "always"]
 """When an adapter's weights are read: where they are not loaded; never, so that the request fails where they are not
