@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.refusals import refuse
 
@@ -12,7 +14,10 @@ _DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": 2019,
     "https://json-schema.org/draft/2020-12/schema": 2020,
 }
-_LATEST = 2020
+LATEST = 2020
+_ALMOST = re.compile(
+    r"(?:https?:)?/?/?(?:www\.)?json-schema\.org/(draft-0[467]|draft/(?:2019-09|2020-12))(?:/.*)?", re.DOTALL
+)
 _INTRODUCED = {
     "const": 6,
     "contains": 6,
@@ -32,8 +37,21 @@ _INTRODUCED = {
 
 
 def draft_of(schema: Schema) -> int:
-    """4, 6, 7, 2019 or 2020, which also stands for none."""
-    return _DRAFTS.get(str(schema.get("$schema")).removesuffix("#"), _LATEST)
+    """4, 6, 7, 2019 or 2020, which also stands for none and, as for other readers, for names that are none of these."""
+    return _DRAFTS.get(str(schema.get("$schema")).removesuffix("#"), LATEST)
+
+
+def is_known(name: str) -> bool:
+    """Whether a ``$schema`` names one of the drafts."""
+    return name.removesuffix("#") in _DRAFTS
+
+
+def meant_draft(name: str) -> tuple[int, str] | None:
+    """The draft, and its right name, that a ``$schema`` means but misspells; None where it misspells none."""
+    almost = _ALMOST.fullmatch(name)
+    if almost is None or is_known(name):
+        return None
+    return next((draft, right) for right, draft in _DRAFTS.items() if f"/{almost[1]}/" in right)
 
 
 def has_keyword(draft: int, keyword: str) -> bool:
@@ -42,17 +60,14 @@ def has_keyword(draft: int, keyword: str) -> bool:
 
 
 def check_draft(path: str, name: str) -> None:
-    """Refuse a ``$schema`` that readers of schemas take for different drafts, or do not know.
+    """Refuse a draft that is too old.
 
     Args:
         path: of the schema that has it.
-        name: its value.
+        name: ``$schema``'s value.
 
     Raises:
-        InvalidGrammar: it names none of the drafts from 4 on.
+        InvalidGrammar: it names draft 3.
     """
     if "/draft-03/" in name:
         refuse(f"{path}/$schema", "draft 3 is not supported; write the schema in draft 4 or later")
-    if name and name.removesuffix("#") not in _DRAFTS:
-        known = ", ".join(f"'{draft}'" for draft in _DRAFTS)
-        refuse(f"{path}/$schema", f"{name!r} names no draft that is known here; write one of {known}, or leave it out")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-from guidance_core.grammar.drafts import check_draft, draft_of, has_keyword
+from guidance_core.grammar.drafts import LATEST, check_draft, draft_of, has_keyword, is_known, meant_draft
 from guidance_core.grammar.keywords import Schema, subschemas
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES
@@ -42,10 +42,13 @@ def pointers_only(root: Schema, text: str) -> str:
         The root as it is now, as JSON.
 
     Raises:
-        InvalidGrammar: a draft is unknown, or a reference leads out of the document.
+        InvalidGrammar: a draft is too old or misspelt, or a reference leads out of the document.
     """
     if isinstance(root.get("$schema"), str):
-        check_draft("", root["$schema"])
+        _check_name("", root)
+        if not is_known(root["$schema"]):
+            del root["$schema"]  # the latest draft then; some readers would look for it elsewhere
+            text = json.dumps(root, ensure_ascii=False)
     inside = [name for name in ("$schema", "$id" if draft_of(root) > 4 else "id") if _is_below(name, root, text)]
     if inside or _BY_NAME.search(text) is not None:
         _Resources(root).point()
@@ -146,31 +149,54 @@ class _Resources:
         return self.recursive and len(set(self.places.values())) > 1
 
     def _check_draft(self, path: str, schema: Schema) -> None:
-        check_draft(path, schema["$schema"])
-        inner = draft_of(schema)
-        if inner == self.draft:
-            return
-        pending = [schema]
-        while pending:
-            part = pending.pop()
-            for keyword in part:
-                if self._differs(keyword, part, inner):
-                    refuse(
-                        f"{path}/$schema",
-                        f"{keyword!r} could mean something else in this draft than in that of the whole schema; "
-                        "write both in one draft",
-                    )
-            pending.extend(child for _, child in subschemas(part) if isinstance(child, dict))
+        _check_name(path, schema)
+        keyword = _difference(schema, draft_of(schema), self.draft)
+        if keyword is not None:
+            refuse(
+                f"{path}/$schema",
+                f"{keyword!r} could mean something else in this draft than in that of the whole schema; "
+                "write both in one draft",
+            )
 
-    def _differs(self, keyword: str, schema: Schema, inner: int) -> bool:
-        """Whether a keyword could mean something else in an inner draft than in the root's."""
-        if keyword == "items":
-            return isinstance(schema["items"], list)
-        if keyword == "$ref":
-            return not schema.keys() <= BESIDE_REFERENCES
-        if keyword in _CHANGED_AFTER_4 and 4 in (inner, self.draft):
-            return True
-        return keyword in _CHANGED or has_keyword(inner, keyword) != has_keyword(self.draft, keyword)
+
+def _check_name(path: str, schema: Schema) -> None:
+    """Refuse a draft that is too old, or one that is misspelt where the latest, for which others take it, differs."""
+    name = schema["$schema"]
+    check_draft(path, name)
+    if (meant := meant_draft(name)) is None:
+        return
+    draft, right = meant
+    keyword = _difference(schema, draft, LATEST)
+    if keyword is not None:
+        refuse(
+            f"{path}/$schema",
+            f"{name!r} is read as {right!r} by some and as the latest draft by others, and {keyword!r} could mean "
+            "something else there; write the former exactly so",
+        )
+
+
+def _difference(schema: Schema, one: int, other: int) -> str | None:
+    """A keyword in a schema that could mean something else in one draft than in the other."""
+    if one == other:
+        return None
+    pending = [schema]
+    while pending:
+        part = pending.pop()
+        for keyword in part:
+            if _differs(keyword, part, one, other):
+                return keyword
+        pending.extend(child for _, child in subschemas(part) if isinstance(child, dict))
+    return None
+
+
+def _differs(keyword: str, schema: Schema, one: int, other: int) -> bool:
+    if keyword == "items":
+        return isinstance(schema["items"], list)
+    if keyword == "$ref":
+        return not schema.keys() <= BESIDE_REFERENCES
+    if keyword in _CHANGED_AFTER_4 and 4 in (one, other):
+        return True
+    return keyword in _CHANGED or has_keyword(one, keyword) != has_keyword(other, keyword)
 
 
 def _is_below(name: str, root: Schema, text: str) -> bool:

@@ -63,13 +63,34 @@ def test_a_dynamic_reference_to_one_of_several_is_checked(ll_tokenizer: LLTokeni
             "'https://example.com/schema.json' leads to nothing in the schema",
         ),
         ({"properties": {"a": {"$ref": "#/$defs/b"}}}, "at #/properties/a/\\$ref: '#/\\$defs/b' leads to nothing"),
-        ({"$schema": "https://json-schema.org/draft-07/schema#"}, "names no draft that is known here; write one of"),
+        (
+            {"$schema": "https://json-schema.org/draft-07/schema#", "items": [{}]},
+            "at #/\\$schema: .* is read as 'http://json-schema.org/draft-07/schema' by some .* and 'items' could",
+        ),
+        ({"$schema": "http://json-schema.org/draft-03/schema#"}, "draft 3 is not supported"),
         ({"items": {"$schema": DRAFT_7, "items": [{}]}}, "at #/items/\\$schema: 'items' could mean something else"),
     ],
 )
 def test_what_leads_nowhere_or_is_in_no_draft_is_refused(schema: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidGrammar, match=named):
         translated(schema)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://json-schema.org/draft-07/schema#",
+        "http://json-schema.org/draft/2020-12/schema",
+        "http://json-schema.org/schema#",
+        "json-schema.org/draft-04/schema",
+        "https://example.com/our-own.json",
+        "",
+    ],
+)
+def test_names_of_drafts_that_are_misspelt_or_unknown_mean_the_latest_as_to_other_readers(name: str) -> None:
+    schema = {"$schema": name, "type": "object", "properties": {"a": {"$ref": "#/definitions/b"}}}
+    translation = translated(schema | {"definitions": {"b": {"type": "integer", "maximum": 9}}})
+    assert translation.route == "exact"
 
 
 def test_a_draft_inside_that_reads_the_same_is_taken(ll_tokenizer: LLTokenizer) -> None:
