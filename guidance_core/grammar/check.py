@@ -19,14 +19,15 @@ from functools import lru_cache
 from typing import Any
 
 import regex
-from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, FormatChecker, validators
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
 from guidance_core.grammar.checked_formats import stricter
 from guidance_core.grammar.keywords import subschemas
+from guidance_core.grammar.meta_schemas import fault
 
 _PATTERN_SECONDS = 1.0
 _ALL_PATTERNS_SECONDS = 5.0
@@ -191,11 +192,9 @@ def readings(schema: str) -> tuple[Reading, Reading]:
     """
     kind = validators.validator_for(parse(schema), default=Draft202012Validator)
     parsed = _without_draft(parse(schema))
-    try:
-        kind.check_schema(parsed, format_checker=FormatChecker(formats=()))  # patterns are looked at below
-    except SchemaError as error:
+    if (error := fault(parsed, kind)) is not None:
         place = "".join(f"/{part}" for part in error.absolute_path)
-        raise CheckError(f"at #{place}: {error.message[:_SHOWN_CHARACTERS]}") from error
+        raise CheckError(f"at #{place}: {error.message[:_SHOWN_CHARACTERS]}")
     _check_patterns(parsed)
     _check_references(parsed, kind)
     return (
