@@ -10,16 +10,12 @@ Neither reading ever fetches a schema, and no pattern can hang it: patterns run 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Iterator
-from contextvars import ContextVar
 from decimal import Context, Decimal, DecimalException, localcontext
 from functools import lru_cache
 from typing import Any
 
 import regex
-from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, validators
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -28,12 +24,9 @@ from referencing.jsonschema import DRAFT202012, specification_with
 from guidance_core.grammar.checked_formats import stricter
 from guidance_core.grammar.keywords import subschemas
 from guidance_core.grammar.meta_schemas import fault
+from guidance_core.grammar.timed_patterns import compiled, limits, shared_time
+from guidance_core.grammar.validator_classes import validator_class
 
-_PATTERN_SECONDS = 1.0
-_ALL_PATTERNS_SECONDS = 5.0
-"""For one answer: there may be thousands of patterns, and of strings that each is tried on."""
-
-_deadline: ContextVar[float] = ContextVar("deadline")
 _SHOWN_CHARACTERS = 300
 _EXACT = Context(prec=2000)
 """Digits in which remainders are computed: those of the largest double over the smallest, and to spare."""
@@ -52,18 +45,16 @@ def violation(schema: str, text: str) -> str | None:
         schema: JSON text.
         text: what was answered.
     """
-    deadline = _deadline.set(time.monotonic() + _ALL_PATTERNS_SECONDS)
     try:
-        for reading in readings(schema):
-            problem = reading.problem(reading.parse(text))
-            if problem is not None:
-                return problem
+        with shared_time():
+            for reading in readings(schema):
+                problem = reading.problem(reading.parse(text))
+                if problem is not None:
+                    return problem
     except RecursionError:
         return "it is nested too deeply to be checked"
     except ValueError as error:  # no JSON, or a key twice
         return str(error)
-    finally:
-        _deadline.reset(deadline)
     return None
 
 
@@ -79,19 +70,7 @@ class Reading:
             exact: as the specification reads it; else as Python's jsonschema does.
         """
         self._exact = exact
-        types = kind.TYPE_CHECKER
-        if exact and kind not in (Draft3Validator, Draft4Validator):
-            types = types.redefine("integer", _is_whole)
-        keywords: dict[str, Any] = {
-            "pattern": self._pattern,
-            "patternProperties": self._pattern_properties,
-            "additionalProperties": self._additional_properties,
-        }
-        if exact:
-            keywords["multipleOf"] = _multiple_of
-        if kind is Draft4Validator:
-            keywords |= {"exclusiveMinimum": _above, "exclusiveMaximum": _below}
-        kind = validators.extend(kind, keywords, type_checker=types)
+        kind = validator_class(kind, exact=exact)
         formats = stricter(kind.FORMAT_CHECKER) if exact else kind.FORMAT_CHECKER
         self._validator = kind(schema, registry=Registry(), format_checker=formats)
 
@@ -129,41 +108,11 @@ class Reading:
             with localcontext(_EXACT):
                 return next(validator.iter_errors(instance), None)
         except TimeoutError as error:
-            raise CheckError(
-                f"the schema's patterns take more than {_PATTERN_SECONDS} s each or {_ALL_PATTERNS_SECONDS} s together"
-            ) from error
+            raise CheckError(f"the schema's patterns take more than {limits()}") from error
         except (OverflowError, DecimalException) as error:
             raise CheckError("a number is beyond those that can be divided") from error
         except Unresolvable as error:
             raise CheckError(f"the schema refers to what it does not hold: {error}") from error
-
-    def _matches(self, pattern: str, text: str) -> bool:
-        left = _deadline.get(math.inf) - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return _compiled(pattern, self._exact).search(text, timeout=min(_PATTERN_SECONDS, left)) is not None
-
-    def _pattern(self, validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[ValidationError]:
-        if validator.is_type(instance, "string") and not self._matches(pattern, instance):
-            yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-    def _pattern_properties(self, validator: Any, patterns: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-        if validator.is_type(instance, "object"):
-            for pattern, schema in patterns.items():
-                for key, value in instance.items():
-                    if self._matches(pattern, key):
-                        yield from validator.descend(value, schema, path=key, schema_path=pattern)
-
-    def _additional_properties(self, validator: Any, schema: Any, instance: Any, siblings: Any) -> Iterator[Any]:
-        if not validator.is_type(instance, "object"):
-            return
-        declared, patterns = siblings.get("properties", {}), siblings.get("patternProperties", {})
-        for key, value in instance.items():
-            if key not in declared and not any(self._matches(pattern, key) for pattern in patterns):
-                if schema is False:
-                    yield ValidationError(f"the property {key!r} is not allowed")
-                else:
-                    yield from validator.descend(value, schema, path=key)
 
 
 def parse(text: str, *, exact: bool = False) -> Any:
@@ -250,19 +199,10 @@ def _check_references(root: Any, kind: Any) -> None:
 
 def _check_pattern(pattern: str) -> None:
     try:
-        _compiled(pattern, False)
-        _compiled(pattern, True)
+        compiled(pattern, False)
+        compiled(pattern, True)
     except regex.error as error:
         raise CheckError(f"the pattern {pattern!r} cannot be read: {error}") from error
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str, exact: bool) -> Any:
-    if not exact:
-        return regex.compile(pattern)
-    # In ECMA-262 classes are (mostly) ASCII, and $ is the very end.
-    parts = regex.findall(r"\\.|\[(?:\\.|[^\]\\])*\]|.", pattern, flags=regex.DOTALL)
-    return regex.compile("".join(r"\Z" if part == "$" else part for part in parts), flags=regex.ASCII)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -276,29 +216,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _is_whole(_: Any, instance: Any) -> bool:
-    if isinstance(instance, bool):
-        return False
-    return isinstance(instance, int) or (isinstance(instance, Decimal) and instance == instance.to_integral_value())
-
-
-def _above(_: Any, bound: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    """A later draft's bound: draft 4's schemas hold such ones once they are modernised."""
-    if not isinstance(bound, bool) and _is_number(instance) and instance <= bound:
-        yield ValidationError(f"{instance!s} is not above {bound!s}")
-
-
-def _below(_: Any, bound: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    if not isinstance(bound, bool) and _is_number(instance) and instance >= bound:
-        yield ValidationError(f"{instance!s} is not below {bound!s}")
-
-
-def _is_number(instance: Any) -> bool:
-    return isinstance(instance, (int, float, Decimal)) and not isinstance(instance, bool)
-
-
-def _multiple_of(validator: Any, step: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "number") and Decimal(instance) % Decimal(step) != 0:
-        yield ValidationError(f"{instance!s} is not a multiple of {step!s}")

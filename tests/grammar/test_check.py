@@ -67,7 +67,7 @@ def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None
 
 
 def test_a_slow_pattern_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidance_core.grammar.check._PATTERN_SECONDS", 0.05)
+    monkeypatch.setattr("guidance_core.grammar.timed_patterns._SECONDS", 0.05)
     # Without the bound it takes hours.
     assert "take more than 0.05 s each" in str(reason({"pattern": "^(a|a)+$"}, json.dumps("a" * 40 + "b")))
 
@@ -76,7 +76,7 @@ def test_all_patterns_of_a_schema_share_a_time_limit(monkeypatch: pytest.MonkeyP
     schema = {"items": {"pattern": "^(a|a)+$"}}
     answer = json.dumps(["a" * 12] * 20)
     assert reason(schema, answer) is None
-    monkeypatch.setattr("guidance_core.grammar.check._ALL_PATTERNS_SECONDS", 0.0)
+    monkeypatch.setattr("guidance_core.grammar.timed_patterns._ALL_SECONDS", 0.0)
     assert "0.0 s together" in str(reason(schema, answer))
 
 
