@@ -81,7 +81,7 @@ def test_a_regular_expression_without_any_match_is_refused() -> None:
         (constraint.choice, [], "at least one string"),
         (constraint.choice, "abc", "at least one string"),
         (constraint.choice, ["a", 1], "Every option"),
-        (constraint.ebnf, "root ::= (", "could not be read"),
+        (constraint.ebnf, ["root"], "must be a string"),
         (constraint.llguidance, "{", "not valid JSON"),
         (constraint.llguidance, {"grammar": 1}, '"grammars"'),
         (constraint.llguidance, {"grammars": [], "max_tokens": 5}, '"max_tokens"'),
@@ -90,6 +90,13 @@ def test_a_regular_expression_without_any_match_is_refused() -> None:
 def test_what_is_no_constraint_is_refused(make: Callable[[Any], Constraint], value: Any, named: str) -> None:
     with pytest.raises(InvalidGrammar, match=re.escape(named)):
         make(value)
+
+
+def test_gbnf_is_read_when_it_is_compiled() -> None:
+    unreadable = constraint.ebnf("root ::= (")
+    assert unreadable.kind == "gbnf"
+    with pytest.raises(InvalidGrammar, match="could not be read"):
+        list(unreadable.translations())
 
 
 @pytest.mark.parametrize(
