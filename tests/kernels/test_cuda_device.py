@@ -15,7 +15,7 @@ from kernels import cuda_device as module
 from kernels.arguments import LOGITS
 from kernels.cuda_device import SOURCE, CudaDevice, cuda_device
 from kernels.nvrtc import KernelUnavailable, compiled_code
-from tests.kernels.with_driver_on_cpu import NO_DEVICE
+from tests.kernels.with_driver_on_cpu import FAULTS, NO_DEVICE
 
 HERE = Path(__file__).parent
 
@@ -66,25 +66,21 @@ def test_without_bindings_there_is_one_warning_that_says_what_to_install(
 
 
 @needs_no_gpu
-def test_the_bindings_hand_a_driver_the_launches_that_the_kernels_need(driver: Path) -> None:
+def test_the_bindings_hand_a_driver_the_launches_that_the_kernels_need_and_a_fault_is_one_warning(driver: Path) -> None:
     result = run(driver)
     assert result.returncode == 0, result.stdout + result.stderr
+    warnings = [line for line in result.stdout.splitlines() if "plain tensor operations" in line]
+    for warning, says in zip(warnings, FAULTS.values(), strict=True):
+        assert says in warning
 
 
 @needs_no_gpu
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ({"DRIVER_FAILS": "cuInit=100"}, "cuInit fails on CUDA device 0: CUDA_ERROR_NO_DEVICE"),
-        ({"DRIVER_FAILS": "cuModuleLoadData=209"}, "cuModuleLoadData fails on CUDA device 0: CUDA_ERROR_NO_BINARY_FOR"),
-        ({"DRIVER_LACKS": "cuModuleLoadData"}, "cuModuleLoadData cannot be called for CUDA device 0: "),
-    ],
-)
-def test_a_driver_that_does_not_do_is_named_in_one_warning(driver: Path, fault: dict[str, str], says: str) -> None:
-    result = run(driver, **fault)
+def test_a_driver_that_is_too_old_for_a_function_is_one_warning(driver: Path) -> None:
+    result = run(driver, DRIVER_LACKS="cuInit")
     assert result.returncode == NO_DEVICE, result.stdout + result.stderr
-    [line] = [line for line in result.stdout.splitlines() if "plain tensor operations" in line]
-    assert says in line
+    *earlier, line = [line for line in result.stdout.splitlines() if "plain tensor operations" in line]
+    assert len(earlier) == len(FAULTS)
+    assert "cuInit cannot be called for CUDA device 0: " in line
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -31,6 +32,11 @@ from tests.kernels.test_fused_mask import check, poisoned, samplings
 STREAM = 0x7FEE_DEAD_BEE0
 MULTIPROCESSORS = 3
 NO_DEVICE = 3
+FAULTS = {
+    "cuInit=100": "cuInit fails on CUDA device 0: CUDA_ERROR_NO_DEVICE",
+    "cuModuleLoadData=209": "cuModuleLoadData fails on CUDA device 0: CUDA_ERROR_NO_BINARY_FOR_GPU",
+}
+"""What the driver is told to fail with, and what is then said."""
 
 
 class Launch(ctypes.Structure):
@@ -64,6 +70,11 @@ def main(folder: Path) -> None:
     torch.cuda.current_stream = lambda _: SimpleNamespace(cuda_stream=STREAM)  # type: ignore[assignment]
     module.compiled_code = compiled
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    for fault in FAULTS:
+        os.environ["DRIVER_FAILS"] = fault
+        assert cuda_device(0) is None
+        cuda_device.cache_clear()
+    del os.environ["DRIVER_FAILS"]
     device = cuda_device(0)
     if device is None:
         sys.exit(NO_DEVICE)  # the log says why
