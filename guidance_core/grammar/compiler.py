@@ -31,6 +31,9 @@ T = TypeVar("T")
 _TRIED = frozenset({"lark", "gbnf", "llguidance"})
 """Kinds of constraints that are always tried in a process of their own: a tenth of a second and up to 5 s."""
 
+_SHOWN_CHARACTERS = 300
+_SHOWN_LINES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
@@ -131,7 +134,7 @@ class GrammarCompiler:
         try:
             grammar = compiling.work.result()
         except InvalidGrammar as error:
-            raise InvalidGrammar(error.message, param=error.param or param) from error
+            raise InvalidGrammar(_shown(error.message), param=error.param or param) from error
         return Compilation(grammar, time.perf_counter() - start, cached)
 
     def _submit(self, constraint: Constraint) -> _Compiling:
@@ -212,6 +215,13 @@ class GrammarCompiler:
         # A warning is no better than an error: each says that something in the grammar is not enforced.
         what = "llguidance refuses the grammar" if is_error else "llguidance would not enforce all of the grammar"
         return f"{what}: {'; '.join(messages)}"
+
+
+def _shown(message: str) -> str:
+    """A message without most of what it quotes: llguidance repeats lines of a grammar, which may be all of it."""
+    lines = message.split("\n")
+    cut = [line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…" for line in lines[:_SHOWN_LINES]]
+    return "\n".join(cut if len(lines) <= _SHOWN_LINES else [*cut, "…"])
 
 
 def _lane(constraint: Constraint) -> str:

@@ -258,6 +258,14 @@ async def test_a_grammar_under_which_no_text_can_begin_is_refused(compiler: Gram
     assert await compiler.compile(constraint.lark('start: ""'))
 
 
+@pytest.mark.parametrize("grammar", ["_" * 100_000, "start: x\n" * 10_000])
+async def test_a_refusal_quotes_no_more_of_a_grammar_than_can_be_read(compiler: GrammarCompiler, grammar: str) -> None:
+    with pytest.raises(InvalidGrammar) as refusal:
+        await compiler.compile(constraint.lark(grammar))
+    assert len(refusal.value.message) < 7_000
+    assert "llguidance refuses the grammar" in refusal.value.message
+
+
 def test_a_grammar_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_SECONDS", 0.001)
     assert trial.crashes('start: "a"') == "takes longer than 0.001 s to compile"
