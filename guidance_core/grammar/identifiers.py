@@ -82,7 +82,7 @@ class _Resources:
             if isinstance(schema.get("$ref"), str):
                 schema["$ref"] = self._pointer(reference, schema["$ref"])
             if self.draft == 2020 and isinstance(schema.get("$dynamicRef"), str):
-                self._fix(reference, "$dynamicRef")
+                self._fix(reference)
             if self.draft == 2019 and schema.get("$recursiveRef") == "#" and not self._is_ambiguous():
                 _rename(schema, "$recursiveRef", self._pointer(reference, "#"))
 
@@ -136,14 +136,14 @@ class _Resources:
             refuse_reference(reference.path, target)
         return f"#{_fragment(place)}{name}"
 
-    def _fix(self, reference: _Reference, keyword: str) -> None:
+    def _fix(self, reference: _Reference) -> None:
         """Turn a dynamic reference into a plain one, unless it leads to one of several dynamic anchors."""
-        target = reference.schema[keyword]
+        target = reference.schema["$dynamicRef"]
         pointer = self._pointer(reference, target)
         name = urldefrag(target)[1]
         places = {f"#{_fragment(place)}" for place in self.dynamic.get(name, ())}
         if pointer not in places or len(places) == 1:
-            _rename(reference.schema, keyword, pointer)
+            _rename(reference.schema, "$dynamicRef", pointer)
 
     def _is_ambiguous(self) -> bool:
         return self.recursive and len(set(self.places.values())) > 1

@@ -122,16 +122,21 @@ def _lark(draw: random.Random) -> Judged:
             alternatives.append(f'"(" r{draw.randint(0, number)} ")"')
         lines.append(f"r{number}: {' | '.join(alternatives)}")
     grammar = "\n".join(["start: r0", *lines, "WORD: /[a-c]+;/", 'NUMBER: /[0-9]{1,3}/ "."'])
+    return Judged(constraint.lark(grammar), parses(grammar))
+
+
+def parses(grammar: str) -> Judge:
+    """Whether Python's Lark takes a text."""
     parser = lark.Lark(grammar, parser="earley", lexer="dynamic_complete")
 
-    def parses(text: str) -> bool:
+    def judge(text: str) -> bool:
         try:
             parser.parse(text)
         except lark.exceptions.LarkError:
             return False
         return True
 
-    return Judged(constraint.lark(grammar), parses)
+    return judge
 
 
 def _symbols(draw: random.Random, number: int, rules: int) -> list[str]:

@@ -10,7 +10,7 @@ import regex
 from hypothesis import reject
 
 from guidance_core.grammar import constraint
-from tests.grammar.random_grammars import Judge, Judged
+from tests.grammar.random_grammars import Judge, Judged, parses
 
 _CHARACTERS = [*"abcAB01 ._-\n#", "é", "日", "😀"]
 _LAYOUT = ["", "", " ", "\n  ", " # see (a|b)/\n"]
@@ -81,7 +81,7 @@ def random_lark(draw: random.Random) -> Judged:
     while True:
         grammar = _lark(draw)
         try:
-            return Judged(constraint.lark(grammar), _parses(grammar))
+            return Judged(constraint.lark(grammar), parses(grammar))
         except lark.exceptions.GrammarError:
             pass  # optional parts made two alternatives alike, which llguidance takes and Lark does not
 
@@ -107,19 +107,6 @@ def _lark_parts(draw: random.Random, symbols: list[str]) -> str:
         written = draw.choice(["{}", "{}", "{}", "[{}]", "{}?", "({})*", "{}+", "{}~2", "{}~1..2"])
         parts.append(written.format(symbol))
     return " ".join(parts)
-
-
-def _parses(grammar: str) -> Judge:
-    parser = lark.Lark(grammar, parser="earley", lexer="dynamic_complete")
-
-    def parses(text: str) -> bool:
-        try:
-            parser.parse(text)
-        except lark.exceptions.LarkError:
-            return False
-        return True
-
-    return parses
 
 
 def random_gbnf(draw: random.Random) -> Judged:

@@ -189,6 +189,10 @@ class Completion(bentoml.IODescriptor):
     usage: Usage
 
 
+ItemStatus = Literal["completed", "incomplete", "in_progress"]
+"""How far an item of a response has come."""
+
+
 class ResponseText(BaseModel):
     """The text of a message."""
 
@@ -203,7 +207,7 @@ class ResponseMessage(BaseModel):
 
     type: Literal["message"]
     id: str
-    status: Literal["completed", "incomplete", "in_progress"]
+    status: ItemStatus
     role: Literal["assistant"]
     content: list[ResponseText]
 
@@ -220,7 +224,7 @@ class ResponseReasoning(BaseModel):
 
     type: Literal["reasoning"]
     id: str
-    status: Literal["completed", "incomplete", "in_progress"]
+    status: ItemStatus
     summary: list[dict[str, Any]]
     content: list[ResponseThought]
 
@@ -230,7 +234,7 @@ class ResponseCall(BaseModel):
 
     type: Literal["function_call"]
     id: str
-    status: Literal["completed", "incomplete", "in_progress"]
+    status: ItemStatus
     call_id: str
     name: str
     arguments: str = Field(description="A JSON object, as text.")
