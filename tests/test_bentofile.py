@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from bentoml._internal.cloud.schemas.modelschemas import DeploymentServiceConfig
 from bentoml._internal.utils.cattr import bentoml_cattr
 
 from guidance_core.config import load_settings
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,9 +122,7 @@ def served(bento: Path, model_path: Path, tmp_path: Path) -> Iterator[str]:
     models.mkdir(parents=True)
     (models / model_path.name).symlink_to(model_path)
     (models / "latest").write_text(model_path.name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path),

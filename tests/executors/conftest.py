@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from guidance_core.generation import Grammar
 from tests.executors.triton.fixtures import triton_engine, triton_models, triton_server
+from tests.executors.triton.server import TritonServer
 from tests.grammar.conftest import ll_tokenizer, tokenizer_folder
 
 pytest.register_assert_rewrite("tests.executors.asking", "tests.executors.contract")
@@ -27,6 +28,22 @@ __all__ = [
     "triton_models",
     "triton_server",
 ]
+
+
+_WITH_TRITON = {"triton_server", "own_server", "secure_server"}
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """A test whose Triton crashes by itself has shown nothing: it is run again."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _WITH_TRITON.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.flaky(reruns=2, condition=TritonServer.have_crashed))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The server that all share is there for each."""
+    if isinstance(item, pytest.Function) and _WITH_TRITON.intersection(item.fixturenames):
+        TritonServer.replace_crashed()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ import httpx
 import psutil
 import pytest
 from openai import OpenAI
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"
@@ -62,9 +63,7 @@ def serving(log: Path, **environment: str) -> Iterator[Server]:
         log: where its output goes.
         environment: variables besides those of this process.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -75,7 +74,10 @@ def serving(log: Path, **environment: str) -> Iterator[Server]:
         wait_until(lambda: _is_ready(server, process), seconds=_START_SECONDS)
         yield server
     finally:
-        children = server.process.children(recursive=True)
+        children = []
+        # A service that ended by itself has been reported above, with its log.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = server.process.children(recursive=True)
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)

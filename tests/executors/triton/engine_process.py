@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.executors.triton.server import free_port
+from tests.ports import free_port
 
 _ROOT = Path(__file__).parents[3]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -16,8 +17,11 @@ import venv
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+
+from tests.ports import free_port
 
 WHEEL = "nvidia-pytriton==0.7.0"
 """Triton 2.51. Only its files are used: neither it nor what it depends on is installed next to this project."""
@@ -26,7 +30,6 @@ _PACKAGES = (WHEEL, "numpy==1.26.4", f"tokenizers=={version('tokenizers')}")
 """What the backend's processes import. They return empty tensors, or crash, with numpy 2."""
 
 _FOLDER = Path(sys.prefix) / "triton-server"
-_PORTS = iter(range(18600, 18700))
 _START_SECONDS = 30.0
 
 
@@ -59,24 +62,18 @@ def _packages() -> Path:
     return Path(sysconfig.get_path("purelib", vars={"base": str(_FOLDER)}))
 
 
-def free_port() -> int:
-    """A port that nobody listens on, and that was not given before."""
-    for port in _PORTS:
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
-
-
 class TritonServer:
     """A server process that can be killed and started again on the same port.
 
     Attributes:
         url: of its gRPC endpoint.
     """
+
+    # Those that run, and how many ended by themselves since the last test began. The server of that wheel does so now
+    # and then while it cancels a stream (signal 11, after "HandleCancellation called even when the context was not
+    # cancelled"), which says nothing of the code under test.
+    _running: ClassVar[list[TritonServer]] = []
+    _crashes: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -123,16 +120,37 @@ class TritonServer:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
+        self._running.append(self)
         deadline = time.monotonic() + _START_SECONDS
         while not self._listens():
-            assert self._process.poll() is None, self._errors()
+            assert not self._has_crashed(), self._errors()
             assert time.monotonic() < deadline, self._errors()
             time.sleep(0.02)
+
+    @classmethod
+    def have_crashed(cls) -> bool:
+        """Whether any has ended by itself since the last call of `replace_crashed`."""
+        return cls._crashes > 0 or any(server._has_crashed() for server in cls._running)
+
+    @classmethod
+    def replace_crashed(cls) -> None:
+        """Start those again that have ended by themselves."""
+        for server in [server for server in cls._running if server._has_crashed()]:
+            server.kill()
+            server.start()
+        cls._crashes = 0
+
+    def _has_crashed(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """End it as a crash would."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._running.remove(self)
+            TritonServer._crashes += self._has_crashed()
+            # What the backend started may outlive a server that has crashed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
         for left in Path("/dev/shm").glob(f"{self._shared_memory}*"):
