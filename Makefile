@@ -26,7 +26,8 @@ model: .venv/serving  ## pack the default model into the Bento model store if it
 
 test: .venv/developing model browser  ## run all tests (ARGS='tests/output -k stop' for some)
 	@echo "==> Tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@# Two at once, a file of tests to each: many wait for processes. ARGS='-n 0 …' runs and prints one after the other.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/developing  ## lint, check the format and the types
 	$(BIN)/ruff check $(SOURCES)

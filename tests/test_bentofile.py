@@ -23,6 +23,7 @@ from bentoml._internal.cloud.schemas.modelschemas import DeploymentServiceConfig
 from bentoml._internal.utils.cattr import bentoml_cattr
 
 from guidance_core.config import load_settings
+from tests.homes import make_home
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -48,10 +49,7 @@ PACKS_ONLY = {"gguf"}
 @pytest.fixture(scope="module")
 def home(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BentoML home of its own that has the default model."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "models").mkdir()
-    (home / "models" / model_path.parent.name).symlink_to(model_path.parent)
-    return home
+    return make_home(tmp_path_factory.mktemp("bento") / "home", model_path)
 
 
 def build(home: Path, bentofile: str, version: str) -> Path:
@@ -118,15 +116,12 @@ def test_a_bento_names_the_model_and_the_requirements(bento: Path, model_path: P
 def served(bento: Path, model_path: Path, tmp_path: Path) -> Iterator[str]:
     """The Bento's own folder, moved away from the tree it was built of, with a store that has its model; its URL."""
     shutil.copytree(bento, tmp_path / "bento")
-    models = tmp_path / "home" / "models" / model_path.parent.name
-    models.mkdir(parents=True)
-    (models / model_path.name).symlink_to(model_path)
-    (models / "latest").write_text(model_path.name)
+    home = make_home(tmp_path / "home", model_path)
     port = free_port()
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path),
-        "BENTOML_HOME": str(tmp_path / "home"),
+        "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
+from tests.homes import make_home
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,9 @@ def serving(log: Path, **environment: str) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Two threads of one model step wait for each other: where other work takes a core away, one thread is much faster.
-    with serving(tmp_path_factory.mktemp("server") / "log.txt", GUIDED_TRTLLM_TORCH__NUM_THREADS="1") as server:
+    folder = tmp_path_factory.mktemp("server")
+    home = make_home(folder / "home", model_path)
+    with serving(folder / "log.txt", BENTOML_HOME=str(home), GUIDED_TRTLLM_TORCH__NUM_THREADS="1") as server:
         yield server
 
 
