@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import json5
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from guidance_core.tool_format import ToolFormatName
 
@@ -312,9 +313,45 @@ class GuidanceSettings(_Section):
     max_items_in_row: int | None = Field(None, ge=1, description="llguidance: most Earley items in a row.")
 
 
+def as_api_key(text: str) -> str:
+    """A key, if it can be one.
+
+    Raises:
+        ValueError: it cannot be sent in a header; the message does not show it.
+    """
+    if re.fullmatch(r"[A-Za-z0-9._~+/=-]+", text) is None:  # RFC 6750, section 2.1
+        raise ValueError("an API key consists of letters, digits and . _ ~ + / = - alone.")
+    return text
+
+
+def _some_or_none(value: Any) -> Any:
+    if value is None:
+        return ()
+    keys = _one_or_many(value)
+    if isinstance(value, str) and not keys:
+        # A variable whose secret is missing must not open the service to everybody.
+        raise ValueError("it holds no key. Leave it out where anybody may ask.")
+    return keys
+
+
+def _check_api_key(key: SecretStr) -> SecretStr:
+    as_api_key(key.get_secret_value())
+    return key
+
+
 class ServerSettings(_Section):
     """Admission and HTTP."""
 
+    api_keys: Annotated[
+        tuple[Annotated[SecretStr, AfterValidator(_check_api_key)], ...], BeforeValidator(_some_or_none)
+    ] = Field(
+        (),
+        description="API keys, one of which a request must carry as `Authorization: Bearer`, save for probes, metrics "
+        "and the Swagger page. With none here and in no file, anybody may ask. In variables, separated by commas.",
+    )
+    api_key_file: str | None = Field(
+        None, description="File with further API keys, one a line; read again whenever it changes."
+    )
     max_queue_size: int = Field(
         256,
         ge=0,
@@ -323,6 +360,11 @@ class ServerSettings(_Section):
     )
     max_choices: int = Field(32, ge=1, description="Largest `n` of one request.")
     max_body_bytes: int = Field(16_000_000, ge=1, description="Largest request body.")
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.api_key_file is not None
 
 
 class Settings(_Section):
@@ -415,6 +457,8 @@ def _explain(keys: Keys, problem: Mapping[str, Any], origins: Mapping[Keys, str]
         return f"{where}: there is no such setting. Did you mean {write}?"
     if problem["type"] == "model_type":
         return f"{where} is a section, not a setting: {problem['input']!r} must be an object."
+    if keys[:2] == ("server", "api_keys"):
+        return f"{where}: {problem['msg']}"  # what was written may be most of a key
     return f"{where}: {problem['msg']}, but it is {problem['input']!r}."
 
 

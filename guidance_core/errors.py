@@ -78,6 +78,13 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class Unauthenticated(RequestError):
+    """An API key is needed, and none came, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
 class RequestTooLarge(RequestError):
     """The body is larger than configured."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from guidance_core.config import BadSettings, Settings, load_settings
 from guidance_core.model_store import ModelNotInStore, resolve
@@ -70,9 +70,16 @@ def _section(
             lines.append(f"{indent}  {name}: {_section(value, shown, usual, indent + '  ')},")
         else:
             mark, written = shown(name, value, usual)
+            if secret := _secrets(value):
+                mark, written = "// ", secret
             lines.append(f"{indent}  // {field.description}")
             lines.append(f"{indent}  {mark}{name}: {json.dumps(written, ensure_ascii=False)},")
     return "\n".join(["{", *lines, f"{indent}}}"])
+
+
+def _secrets(value: Any) -> list[str]:
+    """Stars for secrets, which are not printed; none for other values."""
+    return [str(each) for each in value if isinstance(each, SecretStr)] if isinstance(value, tuple) else []
 
 
 def main(argv: Sequence[str] | None = None) -> None:

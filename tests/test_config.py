@@ -164,3 +164,18 @@ def test_every_setting_is_documented() -> None:
     for section in Settings().__dict__.values():
         for name, field in getattr(type(section), "model_fields", {}).items():
             assert field.description, name
+
+
+@pytest.mark.parametrize("text", ["one,two", "one, two ,"])
+def test_api_keys_are_separated_by_commas_in_a_variable(text: str) -> None:
+    keys = load_settings({"GUIDED_TRTLLM_SERVER__API_KEYS": text}).server.api_keys
+    assert [key.get_secret_value() for key in keys] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("", "holds no key"), (" , ", "holds no key"), ("se cret", "consists of"), ("ключ", "of")]
+)
+def test_bad_api_keys_are_refused_and_not_shown(text: str, complaint: str) -> None:
+    with pytest.raises(BadSettings, match=rf"^GUIDED_TRTLLM_SERVER__API_KEYS: .*{complaint}") as raised:
+        load_settings({"GUIDED_TRTLLM_SERVER__API_KEYS": text})
+    assert not text.strip(" ,") or text not in str(raised.value)

@@ -100,3 +100,12 @@ def test_the_command_prints_what_the_environment_sets() -> None:
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     command = f"{sys.executable} -m guidance_core.config | true"
     assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_api_keys_are_not_printed(folder: Path, tmp_path: Path) -> None:
+    settings = load_settings({"GUIDED_TRTLLM_SERVER__API_KEYS": "secret-1,secret-2"})
+    for printed in (as_json5(settings), as_complete_json5(settings, folder)):
+        assert "secret-" not in printed
+        assert '    // api_keys: ["**********", "**********"],' in printed.splitlines()
+        assert read_back(printed, tmp_path).server.api_keys == ()
+    assert "secret-" not in repr(settings)

@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from guidance_core.api.bento.authentication import ApiKeyMiddleware, ApiKeys
 from guidance_core.api.bento.middleware import RequestMiddleware
 from guidance_core.api.bento.openapi import Method, described
 from guidance_core.api.dialects import http_failure
@@ -41,11 +42,12 @@ class OpenAIService(bentoml.Service[T]):
         """The application that a worker runs."""
         self.inject_config()
         _log_as_bentoml()
-        app = cast(Starlette, _AppFactory(self, is_main=is_main)())
+        settings = load_settings(arguments=vars(bentoml.use_arguments()))
+        keys = ApiKeys(settings.server) if settings.server.needs_keys else None
+        app = cast(Starlette, _AppFactory(self, is_main=is_main, keys=keys)())
         app.add_exception_handler(HTTPException, http_failure)
         app.add_exception_handler(RequestError, _request_error)
         app.add_exception_handler(Exception, _unexpected_error)
-        settings = load_settings(arguments=vars(bentoml.use_arguments()))
         app.add_middleware(RequestMiddleware, max_body_bytes=settings.server.max_body_bytes)
         return app
 
@@ -62,7 +64,8 @@ class OpenAIService(bentoml.Service[T]):
             )
             for api in self.apis.values()
         ]
-        return described(super().openapi_spec, methods)
+        settings = load_settings(arguments=vars(bentoml.use_arguments()))
+        return described(super().openapi_spec, methods, with_keys=settings.server.needs_keys)
 
 
 def _log_as_bentoml() -> None:
@@ -73,8 +76,9 @@ def _log_as_bentoml() -> None:
 
 
 class _AppFactory(ServiceAppFactory):
-    def __init__(self, service: bentoml.Service[Any], is_main: bool) -> None:
+    def __init__(self, service: bentoml.Service[Any], is_main: bool, keys: ApiKeys | None) -> None:
         super().__init__(service, is_main=is_main)
+        self._keys = keys
         # BentoML's timer would outlive its request and keep it in memory; our queue bounds the wait instead.
         self.timeout = None
 
@@ -88,6 +92,9 @@ class _AppFactory(ServiceAppFactory):
                 # By default each SSE chunk is a span of its own, which costs more than the chunk.
                 middleware.kwargs["exclude_spans"] = ["send", "receive"]
             middlewares.append(middleware)
+        if self._keys is not None:
+            # Innermost: a page of another origin asks without a key whether it may ask, and reads a refusal.
+            middlewares.append(Middleware(ApiKeyMiddleware, keys=self._keys))
         return middlewares
 
     async def api_endpoint(self, name: str, request: Request) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from guidance_core.api.bento import generate
+from guidance_core.api.bento.authentication import needs_key
 from guidance_core.api.dialects import ENDPOINTS
 from guidance_core.api.endpoint import Endpoint
 from guidance_core.api.openai import examples
@@ -123,12 +124,13 @@ class _Schemas:
         return {"schema": self._references[repr(kind)]}
 
 
-def described(specification: Any, methods: Iterable[Method]) -> Document:
+def described(specification: Any, methods: Iterable[Method], *, with_keys: bool = False) -> Document:
     """BentoML's document, completed.
 
     Args:
         specification: BentoML's.
         methods: those of its service.
+        with_keys: requests need an API key.
     """
     methods = list(methods)
     schemas = _Schemas(_types(methods))
@@ -146,7 +148,22 @@ def described(specification: Any, methods: Iterable[Method]) -> Document:
         paths[path] = {"get": _lookup(lookup, schemas)}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _endpoint(endpoint, schemas)
+    if with_keys:
+        _ask_for_keys(content, schemas)
     return Document(content)
+
+
+def _ask_for_keys(content: dict[str, Any], schemas: _Schemas) -> None:
+    """Say which operations need an API key. Swagger UI then has a button to give it one."""
+    content["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    content["security"] = [{"key": []}]
+    refused = {"description": "No API key came, or one that is not known.", "content": {_JSON: schemas.of(OpenAIError)}}
+    for path, operations in content["paths"].items():
+        for operation in operations.values():
+            if not needs_key(path):
+                operation["security"] = []
+            elif "default" not in operation["responses"]:  # which says it in the dialect's own shape
+                operation["responses"]["401"] = refused
 
 
 def _types(methods: Iterable[Method]) -> list[Any]:

@@ -44,6 +44,8 @@ def error_object(error_type: str, message: str) -> dict[str, str]:
 def _translated(status: int, code: str | None) -> tuple[int, str]:
     """(its status, its ``error_type``)."""
     match status:
+        case 401:
+            return 401, "authentication"
         case 404 | 405 if code is None:
             return status, "not_found"
         case 429:

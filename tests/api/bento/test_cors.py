@@ -60,3 +60,20 @@ async def test_other_pages_read_nothing(client: httpx.AsyncClient) -> None:
 
     assert asked.status_code == 400
     assert "access-control-allow-origin" not in {**asked.headers, **answered.headers}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUIDED_TRTLLM_SERVER__API_KEYS", "one")
+
+
+async def test_a_page_of_ours_asks_without_a_key_whether_it_may_ask_and_reads_that_it_needs_one(
+    keys: None, client: httpx.AsyncClient
+) -> None:
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    asked = await client.options("/v1/chat/completions", headers={**OURS, **asks})
+    refused = await client.post("/v1/chat/completions", json=CHAT, headers=OURS)
+
+    assert asked.status_code == 200
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == OURS["origin"]
