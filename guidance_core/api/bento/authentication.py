@@ -70,6 +70,7 @@ class ApiKeys:
         """Take the keys that a changed file has; what cannot be read changes nothing but is said once."""
         if self._file is None:
             return
+        version: object
         try:
             version = _version(self._file)
         except OSError as error:

@@ -127,7 +127,7 @@ async def test_every_route_but_probes_metrics_and_documents_needs_a_key(
     assert document["security"] == [{"key": []}]
     assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
     for path in OPEN:
-        assert (await client.get(path)).status_code == 200, path
+        assert (await client.get(path)).status_code != 401, path
     page = await client.get("/")
     assert "/static_content/" in page.text
     assert (await client.get("/static_content/swagger-ui.css")).status_code == 200
