@@ -48,10 +48,11 @@ class Fusion(ctypes.Structure):
         ("argmax", ctypes.c_void_p),
         ("allowed_mass", ctypes.c_void_p),
         ("parts", ctypes.c_void_p),
-        ("arrivals", ctypes.c_void_p),
+        ("launches", ctypes.c_void_p),
         ("splits", ctypes.c_int),
+        ("units", ctypes.c_int),
     )
 
 
-PART_BYTES = 20
-"""Size of ``Part`` in the source."""
+PART_WORDS = 5
+"""Words of 64 bits by which a block tells its part; ``PART_WORDS`` in the source."""

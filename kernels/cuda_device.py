@@ -20,6 +20,9 @@ SOURCE = Path(__file__).with_name("mask_logits.cu")
 
 _LOGGER = logging.getLogger(__name__)
 
+_OVERLAP_IN_GRAPHS = 12_030
+"""The first driver that captures overlapping launches into graphs."""
+
 
 class Device(Protocol):
     """Where kernels run: a CUDA device, or a processor that plays one in tests.
@@ -56,7 +59,12 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """A CUDA device with our kernels; modules are compiled, or read from the cache, when first used."""
+    """A CUDA device with our kernels; modules are compiled, or read from the cache, when first used.
+
+    From Hopper on, a grid is placed while the one ahead of it in the stream still runs, and waits there for its end
+    (programmatic dependent launch): so the stream does not stand still while a grid is set up. Kernels that are
+    launched here therefore begin with ``wait_for_grid_ahead``.
+    """
 
     def __init__(self, index: int, source: str | None = None) -> None:
         """Look at the device.
@@ -80,6 +88,12 @@ class CudaDevice:
         self.multiprocessors = properties.multi_processor_count
         self._call("cuInit", 0)
         self._primary = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
+        self._overlaps = self._capability >= (9, 0) and self._call("cuDriverGetVersion") >= _OVERLAP_IN_GRAPHS
+        names = driver.CUlaunchAttributeID
+        self._cooperative = self._attribute(names.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, "cooperative")
+        self._overlapping = self._attribute(
+            names.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, "programmaticStreamSerializationAllowed"
+        )
         self._modules: dict[torch.dtype, Any] = {}
         self._functions: dict[tuple[str, torch.dtype], Any] = {}
         self._resident: dict[tuple[str, torch.dtype], int] = {}
@@ -109,17 +123,45 @@ class CudaDevice:
         """See `Device`."""
         function = self._function(kernel, dtype)
         places = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        stream = self._driver.CUstream(torch.cuda.current_stream(self._index).cuda_stream)
-        shape = (grid[0], grid[1], 1, threads, 1, 1, 0, stream, ctypes.addressof(places))
+        config = self._driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        # What PyTorch's own compiler calls in the code it makes; torch.cuda.current_stream takes ten times as long.
+        config.hStream = self._driver.CUstream(torch._C._cuda_getCurrentRawStream(self._index))
+        attributes = [self._cooperative] if cooperative else []
+        launch = (config, function, ctypes.addressof(places), 0)
         with self._context():
-            if cooperative:
-                self._call("cuLaunchCooperativeKernel", function, *shape)
+            if self._overlaps:
+                try:
+                    self._launch([*attributes, self._overlapping], *launch)
+                    return
+                except KernelUnavailable as error:
+                    self._launch(attributes, *launch)  # fails as well where it is not the overlap that is refused
+                    self._overlaps = False
+                    _LOGGER.info("Kernels begin only when the one before has ended: %s", error)
             else:
-                self._call("cuLaunchKernel", function, *shape, 0)
+                self._launch(attributes, *launch)
+
+    def _launch(self, attributes: list[Any], config: Any, *rest: Any) -> None:
+        config.attrs = attributes
+        config.numAttrs = len(attributes)
+        self._call("cuLaunchKernelEx", config, *rest)
+
+    def _attribute(self, name: Any, field: str) -> Any:
+        """An attribute of launches that says yes to something."""
+        value = self._driver.CUlaunchAttributeValue()
+        setattr(value, field, 1)
+        attribute = self._driver.CUlaunchAttribute()
+        attribute.id = name
+        attribute.value = value
+        return attribute
 
     @contextmanager
     def _context(self) -> Iterator[None]:
         """PyTorch's context, also in a thread in which PyTorch has not used the device yet."""
+        if int(self._call("cuCtxGetCurrent")) == int(self._primary):
+            yield
+            return
         self._call("cuCtxPushCurrent", self._primary)
         try:
             yield

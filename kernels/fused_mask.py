@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.arguments import PART_BYTES, Fusion
+from kernels.arguments import PART_WORDS, Fusion
 from kernels.cuda_device import Device, cuda_device
-from kernels.launch_plan import FUSED_THREADS, plan_fused, split_row
+from kernels.launch_plan import FUSED_THREADS, plan_fused
 from kernels.selection import Logits, Rows, Selection, on_stream, readable, select
 from kernels.tensor_operations import fuse_with_tensor_operations
 
@@ -50,9 +50,8 @@ class FusedMask:
         )
         self._device = self._choices.argmax.device
         self._vocabulary = vocabulary
-        splits = split_row(vocabulary, itemsize=4, units=1)  # the most that any type of logits needs
-        self._parts = torch.zeros(max_rows * splits * PART_BYTES, dtype=torch.uint8, device=device)
-        self._arrivals = torch.zeros(max_rows * 2, dtype=torch.int32, device=device)
+        self._parts = torch.zeros(max_rows, PART_WORDS, FUSED_THREADS, dtype=torch.int64, device=device)
+        self._launches = torch.zeros(max_rows, dtype=torch.int32, device=device)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # zero for whichever stream comes first
 
@@ -132,8 +131,7 @@ class FusedMask:
             selection.count,
             selection.vocabulary,
             selection.dtype.itemsize,
-            device.multiprocessors,
-            lambda units: device.resident(f"fused_mask_logits_{units}", selection.dtype),
+            device.resident("fused_mask_logits", selection.dtype),
         )
         fusion = Fusion(argmax=self._choices.argmax.data_ptr(), allowed_mass=self._choices.allowed_mass.data_ptr())
         for name, values in (("temperature", temperature), ("min_p", min_p)):
@@ -141,9 +139,9 @@ class FusedMask:
                 kept.append(readable(values, selection.device))
                 setattr(fusion, name, kept[-1].data_ptr())
         fusion.parts = self._parts.data_ptr()
-        fusion.arrivals = self._arrivals.data_ptr()
+        fusion.launches = self._launches.data_ptr()
         fusion.splits = plan.splits
-        kernel = f"fused_mask_logits_{plan.units}"
+        fusion.units = plan.units
         grid = (plan.blocks, 1)
-        device.launch(kernel, selection.dtype, grid, FUSED_THREADS, (masking, fusion), cooperative=True)
+        device.launch("fused_mask_logits", selection.dtype, grid, FUSED_THREADS, (masking, fusion), cooperative=True)
         del kept

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 THREADS = 128
 """Of a block of the plain kernel."""
 
 FUSED_THREADS = 256
 """Of a block of the fused kernel; ``FUSED_THREADS`` in the source."""
+
+FUSED_UNITS = 8
+"""Accesses of 16 bytes per thread of a fused block, at most; ``FUSED_UNITS`` in the source."""
 
 WARPS_PER_MULTIPROCESSOR = 64
 """That a multiprocessor holds at most, on data-centre devices."""
@@ -18,6 +21,9 @@ _CHUNK = 32
 """Logits that share one word of a mask, and lanes of a warp."""
 
 _MOST_GRID_ROWS = 65_535
+
+_STEPS_OF_A_PART = 2
+"""What a part costs besides its units, in units: two waits for memory and one for other blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,12 @@ class PlainPlan:
 
 @dataclass(frozen=True, slots=True)
 class FusedPlan:
-    """A cooperative launch of ``fused_mask_logits_<units>``.
+    """A cooperative launch of ``fused_mask_logits``.
 
     Attributes:
         blocks: of the grid, all of them on the device at once.
-        units: accesses of 16 bytes per thread and part of a row, 1 or 2.
-        splits: parts of a row, each a block's.
+        units: accesses of 16 bytes per thread and part of a row, `FUSED_UNITS` at most.
+        splits: parts of a row, each a block's; no more than a block has threads.
     """
 
     blocks: int
@@ -48,6 +54,7 @@ class FusedPlan:
     splits: int
 
 
+@lru_cache(maxsize=1024)
 def plan_plain(rows: int, vocabulary: int, itemsize: int, multiprocessors: int) -> PlainPlan:
     """Give warps as little as keeps every lane busy until the device is full, and then more.
 
@@ -62,7 +69,8 @@ def plan_plain(rows: int, vocabulary: int, itemsize: int, multiprocessors: int) 
     chunks = -(-(vocabulary + unit - 1) // _CHUNK)
     group = unit  # chunks that a warp covers with one unit per lane
     groups = -(-chunks // group)
-    per_warp = max(1, min(_CHUNK // group, rows * groups // (multiprocessors * WARPS_PER_MULTIPROCESSOR)))
+    # Rounded up: warps that all find room at once end sooner than smaller ones, some of which have to wait for room.
+    per_warp = min(_CHUNK // group, -(-rows * groups // (multiprocessors * WARPS_PER_MULTIPROCESSOR)))
     warps = -(-groups // per_warp)
     return PlainPlan((-(-warps // (THREADS // 32)), min(rows, _MOST_GRID_ROWS)), per_warp * group)
 
@@ -73,27 +81,31 @@ def split_row(vocabulary: int, itemsize: int, units: int) -> int:
     return -(-(vocabulary + unit - 1) // (FUSED_THREADS * units * unit))
 
 
-def plan_fused(
-    rows: int, vocabulary: int, itemsize: int, multiprocessors: int, resident: Callable[[int], int]
-) -> FusedPlan:
-    """Split rows finely while that gives idle multiprocessors work.
+@lru_cache(maxsize=1024)
+def plan_fused(rows: int, vocabulary: int, itemsize: int, resident: int) -> FusedPlan:
+    """Split rows so that all parts are done soonest: in few rounds of all blocks, and those short.
 
     Args:
         rows: number of masks, at least 1.
         vocabulary: logits of a row, at least 1.
         itemsize: bytes of a logit, 2 or 4.
-        multiprocessors: of the device.
-        resident: blocks that the device holds at once, for a number of units.
+        resident: blocks that the device holds at once.
 
     Raises:
         ValueError: the row is so long that its blocks do not fit the device at once.
     """
-    coarse = split_row(vocabulary, itemsize, 2)
-    fine = split_row(vocabulary, itemsize, 1)
-    units, splits = (1, fine) if rows * coarse < multiprocessors and fine <= resident(1) else (2, coarse)
-    if splits > resident(units):
+    most = min(resident, FUSED_THREADS)
+    plans = []
+    for units in range(1, FUSED_UNITS + 1):
+        splits = split_row(vocabulary, itemsize, units)
+        if splits <= most:
+            rounds = -(-rows * splits // resident)
+            plans.append((rounds * (units + _STEPS_OF_A_PART), units, splits))
+    if not plans:
+        needed = split_row(vocabulary, itemsize, FUSED_UNITS)
         raise ValueError(
-            f"the fused mask kernel needs {splits} blocks for {vocabulary} logits, this device holds {resident(units)}"
-            " at once; use mask_logits and sample from what it leaves"
+            f"the fused mask kernel needs {needed} blocks for {vocabulary} logits, this device holds {most} at once;"
+            " use mask_logits and sample from what it leaves"
         )
-    return FusedPlan(min(rows * splits, resident(units)), units, splits)
+    _, units, splits = min(plans)
+    return FusedPlan(min(rows * splits, resident), units, splits)

@@ -3,7 +3,7 @@
 // Two kernels for one type of logits, which the compiler is told by -DLOGIT=Float32|Float16|BFloat16:
 //
 //   mask_logits            writes −inf, and never reads a logit
-//   fused_mask_logits_{1,2}   reads every logit once, and also applies temperature and min-p, finds the likeliest allowed
+//   fused_mask_logits      reads every logit once, and also applies temperature and min-p, finds the likeliest allowed
 //                          token and sums the probability that the mask allows
 //
 // Both see a row as *units* of 16 bytes (4 or 8 logits) and as *chunks* of 32 logits, which share one word of mask
@@ -16,6 +16,7 @@
 constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 constexpr int FUSED_THREADS = 256;
 constexpr int FUSED_WARPS = FUSED_THREADS / 32;
+constexpr int FUSED_UNITS = 8;  // that a thread takes at most; 32 KB of shared memory
 constexpr int LISTED_ROWS = 64;
 
 // ---- The arguments; kernels/arguments.py has the same structures ----
@@ -40,7 +41,7 @@ struct Masking {
     int count;  // of masks
 };
 
-// What one block found in its part of a row.
+// What is known of some of a row's logits.
 struct Part {
     float peak;  // highest logit
     float sum;  // of exp(logit − peak)
@@ -49,14 +50,17 @@ struct Part {
     int best_token;  // −1: none above −inf
 };
 
+constexpr int PART_WORDS = 5;
+
 struct Fusion {
     const float* temperature;  // [count]; null: 1
     const float* min_p;  // [count]; null: 0
     long long* argmax;  // [count]
     float* allowed_mass;  // [count]
-    Part* parts;  // [count, splits]
-    unsigned* arrivals;  // [count, 2], zero before and after each launch
-    int splits;  // blocks that share a row, at most the blocks of the grid
+    unsigned long long* parts;  // [count, PART_WORDS, FUSED_THREADS]; zero before the first launch
+    unsigned* launches;  // [count], how many have had this row; zero before the first
+    int splits;  // blocks that share a row, at most the blocks of the grid and the threads of a block
+    int units;  // per thread, at most FUSED_UNITS
 };
 
 // ---- Types of logits ----
@@ -74,6 +78,12 @@ __device__ inline unsigned short float_to_half(float value) {
     unsigned short bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
+}
+
+__device__ inline float exp2_approximately(float value) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+    return power;
 }
 #endif
 
@@ -114,6 +124,17 @@ struct Unit {
 
     unsigned words[4];
 
+    Unit() = default;
+
+    __device__ explicit Unit(const uint4& vector) : words{vector.x, vector.y, vector.z, vector.w} {}
+
+    __device__ uint4 vector() const { return make_uint4(words[0], words[1], words[2], words[3]); }
+
+    __device__ bool differs(const Unit& other) const {
+        return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1]) | (words[2] ^ other.words[2]) |
+                (words[3] ^ other.words[3])) != 0;
+    }
+
     __device__ unsigned get(int i) const {
         return sizeof(Bits) == 4 ? words[i] : words[i / 2] >> (i % 2 * 16) & 0xFFFFu;
     }
@@ -126,6 +147,17 @@ struct Unit {
         }
     }
 };
+
+// ---- Grids that follow each other ----
+
+// On devices that let a grid be placed before the one ahead of it in the stream has ended: waits for that end, and
+// lets the next grid be placed. Nothing that others wrote, or still read, may be touched before.
+__device__ inline void wait_for_grid_ahead() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 // ---- Rows and masks ----
 
@@ -145,12 +177,15 @@ __device__ inline unsigned allowed_word(const unsigned* mask, int words, int voc
     return left < 32 ? bits | ~0u << left : bits;
 }
 
-// The bits of one chunk, which begins `shift` logits before the mask's word of the same number.
+// The bits of one chunk, which begins `shift` logits before the mask's word of the same number. All lanes of a warp call
+// this, for one row and for chunks that follow each other: each word of the mask is read once.
 __device__ inline unsigned allowed_chunk(const Masking& m, int i, int chunk, int shift) {
     const unsigned* mask = m.mask + i * m.mask_stride;
     const unsigned bits = allowed_word(mask, m.words, m.vocabulary, chunk);
     if (shift == 0) return bits;
-    return bits << shift | allowed_word(mask, m.words, m.vocabulary, chunk - 1) >> (32 - shift);
+    unsigned before = __shfl_up_sync(ALL_LANES, bits, 1);
+    if (threadIdx.x % 32 == 0) before = allowed_word(mask, m.words, m.vocabulary, chunk - 1);
+    return bits << shift | before >> (32 - shift);
 }
 
 template <class Logit>
@@ -181,7 +216,11 @@ __device__ void mask_rows(const Masking& m, int chunks_per_warp) {
         __builtin_assume(__isGlobal(row));  // else an address that was a number could be in any memory
         const int shift = misalignment<Logit>(row);
         Bits* const logits = reinterpret_cast<Bits*>(row) - shift + first * 32ll;
-        const unsigned allowed = lane < chunks_per_warp ? allowed_chunk(m, i, first + lane, shift) : ~0u;
+        const bool has_chunk = lane < chunks_per_warp;
+        const int behind = m.vocabulary / 32 + 2;  // a chunk in which everything is allowed
+        unsigned allowed = allowed_chunk(m, i, has_chunk ? first + lane : behind, shift);
+        if (!has_chunk) allowed = ~0u;
+        if (__all_sync(ALL_LANES, allowed == ~0u)) continue;
         for (int group = 0; group < chunks_per_warp; group += CHUNKS) {
             const unsigned of_chunk = __shfl_sync(ALL_LANES, allowed, group + chunk_of_lane);
             const unsigned forbidden = ~of_chunk >> (lane % Unit::PER_CHUNK * Unit::SIZE) & Unit::ALL;
@@ -233,90 +272,106 @@ __device__ inline float sum_of_warp(float value) {
 }
 
 // exp(logit − peak), where a peak of −inf stands for a set without a finite logit, whose sum is 0.
-__device__ inline float weight(float logit, float peak) { return __expf(logit - (peak == minus_infinity() ? 0.0f : peak)); }
-
-// Blocks of one row's parts meet at two counters: how many have left their part in memory, and how many need the
-// others' parts no more. The last one to leave sets both back to zero for the next launch.
-__device__ inline bool arrive(unsigned* counters, const Part& part, Part* place, int splits) {
-    volatile Part* const shared = place;
-    shared->peak = part.peak;
-    shared->sum = part.sum;
-    shared->allowed_sum = part.allowed_sum;
-    shared->best = part.best;
-    shared->best_token = part.best_token;
-    __threadfence();
-    return atomicAdd(&counters[0], 1u) == splits - 1u;
+__device__ inline float weight(float logit, float peak) {
+    constexpr float LOG2_OF_E = 1.4426950408889634f;
+    return exp2_approximately((logit - (peak == minus_infinity() ? 0.0f : peak)) * LOG2_OF_E);
 }
 
-__device__ inline void wait_for_all(unsigned* counters, int splits) {
-    while (*static_cast<volatile unsigned*>(&counters[0]) < static_cast<unsigned>(splits)) __nanosleep(32);
-    __threadfence();
+__device__ inline Part nothing() { return {minus_infinity(), 0.0f, 0.0f, minus_infinity(), -1}; }
+
+// The lanes' parts as one, for every lane.
+__device__ inline Part merged(Part part) {
+    const float peak = max_of_warp(part.peak);
+    const float factor = weight(part.peak, peak);
+    part.peak = peak;
+    part.sum = sum_of_warp(part.sum * factor);
+    part.allowed_sum = sum_of_warp(part.allowed_sum * factor);
+    best_of_warp(part.best, part.best_token);
+    return part;
 }
 
-__device__ inline void leave(unsigned* counters, int splits) {
-    if (atomicAdd(&counters[1], 1u) != splits - 1u) return;
-    static_cast<volatile unsigned*>(counters)[0] = 0u;
-    static_cast<volatile unsigned*>(counters)[1] = 0u;
+// Blocks tell each other their parts in words of 64 bits, half of which is the number of the launch. A word is read as
+// it was written, whole, so that one that has this launch's number needs no fence and no counter to vouch for it, and
+// nothing has to be set back: NCCL's protocol "LL" (src/device/prims_ll.h there). The accesses are volatile, so that
+// each goes to the memory that all multiprocessors share.
+__device__ inline void publish(unsigned long long* words, int split, const Part& part, unsigned launch) {
+    const unsigned bits[PART_WORDS] = {
+        __float_as_uint(part.best), static_cast<unsigned>(part.best_token), __float_as_uint(part.peak),
+        __float_as_uint(part.sum), __float_as_uint(part.allowed_sum)};
+#pragma unroll
+    for (int w = 0; w < PART_WORDS; ++w) {
+        volatile unsigned long long* const place = words + w * FUSED_THREADS + split;
+        *place = static_cast<unsigned long long>(launch) << 32 | bits[w];
+    }
 }
 
-// The whole row's best token, for every lane of one warp. Other blocks wrote the parts: volatile reads pass by the
-// cache of this multiprocessor, which may be older.
-__device__ inline void best_of_parts(const Part* parts, int splits, float& best, int& token) {
-    const volatile Part* const shared = parts;
-    best = minus_infinity();
-    token = -1;
-    for (int k = threadIdx.x % 32; k < splits; k += 32) {
-        const float value = shared[k].best;
-        const int value_token = shared[k].best_token;
-        if (is_better(value, value_token, best, token)) {
-            best = value;
-            token = value_token;
+// Waits for what another block publishes: its best token, and the rest where all is wanted.
+__device__ inline Part published(const unsigned long long* words, int split, unsigned launch, bool all) {
+    unsigned bits[PART_WORDS] = {};
+    for (bool is_there = false; !is_there;) {
+        is_there = true;
+#pragma unroll
+        for (int w = 0; w < PART_WORDS; ++w) {
+            if (w >= 2 && !all) continue;
+            const volatile unsigned long long* const place = words + w * FUSED_THREADS + split;
+            const unsigned long long word = *place;
+            bits[w] = static_cast<unsigned>(word);
+            is_there &= static_cast<unsigned>(word >> 32) == launch;
         }
+        if (!is_there) __nanosleep(20);
     }
-    best_of_warp(best, token);
+    Part part = nothing();
+    part.best = __uint_as_float(bits[0]);
+    part.best_token = static_cast<int>(bits[1]);
+    if (all) {
+        part.peak = __uint_as_float(bits[2]);
+        part.sum = __uint_as_float(bits[3]);
+        part.allowed_sum = __uint_as_float(bits[4]);
+    }
+    return part;
 }
 
-// The share of the whole row's probability that is allowed, for every lane of one warp.
-__device__ inline float mass_of_parts(const Part* parts, int splits) {
-    const volatile Part* const shared = parts;
-    float peak = minus_infinity();
-    for (int k = threadIdx.x % 32; k < splits; k += 32) peak = fmaxf(peak, shared[k].peak);
-    peak = max_of_warp(peak);
-    float sum = 0.0f;
-    float allowed_sum = 0.0f;
-    for (int k = threadIdx.x % 32; k < splits; k += 32) {
-        const float factor = weight(shared[k].peak, peak);
-        sum += shared[k].sum * factor;
-        allowed_sum += shared[k].allowed_sum * factor;
-    }
-    return sum_of_warp(allowed_sum) / sum_of_warp(sum);
+// From global to shared memory, without waiting, where the device can.
+__device__ inline void copy_unit(uint4* held, const void* unit) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(held))), "l"(__cvta_generic_to_global(unit))
+                 : "memory");
+#else
+    *held = *static_cast<const uint4*>(unit);
+#endif
 }
 
-// A block takes UNITS units per thread of one row and keeps them in registers from the read to the write, also while
-// it waits for the row's other blocks: only they know the highest allowed logit, on which min-p and temperature rest.
-// All blocks of the grid are on the device at once (a cooperative launch) and take parts in the order of the rows, so
-// that whoever waits, waits for blocks that run.
-template <class Logit, int UNITS>
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// A block takes `units` units per thread of one row and keeps them in shared memory from the read to the write, also
+// while it waits for the row's other blocks: only they know the highest allowed logit, on which min-p and temperature
+// rest. All blocks of the grid are on the device at once (a cooperative launch) and take parts in the order of the rows,
+// so that whoever waits, waits for blocks that run.
+template <class Logit>
 __device__ void fused_mask_rows(const Masking& m, const Fusion& f) {
     using Bits = typename Logit::Bits;
     using Unit = ::Unit<Logit>;
-    constexpr int CHUNKS = UNITS * FUSED_THREADS / Unit::PER_CHUNK;
-    __shared__ unsigned allowed[CHUNKS];
-    __shared__ float peaks[FUSED_WARPS];
-    __shared__ float sums[FUSED_WARPS];
-    __shared__ float allowed_sums[FUSED_WARPS];
-    __shared__ float bests[FUSED_WARPS];
-    __shared__ int best_tokens[FUSED_WARPS];
-    __shared__ bool is_last;
-    __shared__ float best_of_row;
+    __shared__ uint4 held[FUSED_UNITS * FUSED_THREADS];  // each thread uses its own alone
+    __shared__ unsigned allowed[FUSED_UNITS * FUSED_THREADS / Unit::PER_CHUNK];
+    __shared__ Part of_block[FUSED_WARPS];
+    __shared__ Part of_row[FUSED_WARPS];
+    __shared__ unsigned launch;
 
     const int thread = threadIdx.x;
     const int warp = thread / 32;
-    const bool is_first_lane = thread % 32 == 0;
-    const long long items = static_cast<long long>(m.count) * f.splits;
-    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
-        const int i = static_cast<int>(item / f.splits);
-        const int split = static_cast<int>(item % f.splits);
+    const int lane = thread % 32;
+    const int units = f.units * FUSED_THREADS;  // of a block
+    const unsigned splits = f.splits;
+    const unsigned items = m.count * splits;
+    for (unsigned item = blockIdx.x; item < items; item += gridDim.x) {
+        const int i = static_cast<int>(item / splits);
+        const int split = static_cast<int>(item % splits);
         char* const row = row_address(m.rows, i);
         if (row == nullptr) continue;
         __builtin_assume(__isGlobal(row));
@@ -325,116 +380,96 @@ __device__ void fused_mask_rows(const Masking& m, const Fusion& f) {
         Bits* const logits = reinterpret_cast<Bits*>(row) - shift;
 
         __syncthreads();  // nobody needs the last part's shared memory any more
-        for (int c = thread; c < CHUNKS; c += FUSED_THREADS) allowed[c] = allowed_chunk(m, i, split * CHUNKS + c, shift);
-
-        // Places outside the row hold −inf, which changes no sum and is never the best.
-        Unit units[UNITS];
-        float peak = minus_infinity();
-#pragma unroll
-        for (int j = 0; j < UNITS; ++j) {
-            const int start = ((split * UNITS + j) * FUSED_THREADS + thread) * Unit::SIZE;
+        // Everything is on its way before anything is waited for.
+#pragma unroll 1
+        for (int unit = thread; unit < units; unit += FUSED_THREADS) {
+            const int start = (split * units + unit) * Unit::SIZE;
             if (start >= shift && start + Unit::SIZE <= end) {
-                const uint4 loaded = *reinterpret_cast<const uint4*>(logits + start);
-                units[j] = Unit{{loaded.x, loaded.y, loaded.z, loaded.w}};
+                copy_unit(&held[unit], logits + start);
             } else {
-                units[j] = Unit{};
+                // Places outside the row hold −inf, which changes no sum and is never the best.
+                Unit edge{};
 #pragma unroll
                 for (int k = 0; k < Unit::SIZE; ++k) {
                     const bool is_inside = start + k >= shift && start + k < end;
-                    units[j].set(k, is_inside ? logits[start + k] : Logit::MINUS_INFINITY_BITS);
+                    edge.set(k, is_inside ? logits[start + k] : Logit::MINUS_INFINITY_BITS);
                 }
-            }
-#pragma unroll
-            for (int k = 0; k < Unit::SIZE; ++k) peak = fmaxf(peak, Logit::to_float(units[j].get(k)));
-        }
-        peak = max_of_warp(peak);
-        if (is_first_lane) peaks[warp] = peak;
-        __syncthreads();
-#pragma unroll
-        for (int w = 0; w < FUSED_WARPS; ++w) peak = fmaxf(peak, peaks[w]);
-
-        float sum = 0.0f;
-        float allowed_sum = 0.0f;
-        float best = minus_infinity();
-        int best_token = -1;
-#pragma unroll
-        for (int j = 0; j < UNITS; ++j) {
-            const int unit = j * FUSED_THREADS + thread;
-            const unsigned bits = allowed[unit / Unit::PER_CHUNK] >> (unit % Unit::PER_CHUNK * Unit::SIZE);
-            const int token = (split * UNITS * FUSED_THREADS + unit) * Unit::SIZE - shift;
-#pragma unroll
-            for (int k = 0; k < Unit::SIZE; ++k) {
-                const float logit = Logit::to_float(units[j].get(k));
-                const float share = weight(logit, peak);
-                sum += share;
-                if (bits >> k & 1u) {
-                    allowed_sum += share;
-                    if (logit > best) {
-                        best = logit;
-                        best_token = token + k;
-                    }
-                }
+                held[unit] = edge.vector();
             }
         }
-        sum = sum_of_warp(sum);
-        allowed_sum = sum_of_warp(allowed_sum);
-        best_of_warp(best, best_token);
-        if (is_first_lane) {
-            sums[warp] = sum;
-            allowed_sums[warp] = allowed_sum;
-            bests[warp] = best;
-            best_tokens[warp] = best_token;
+#pragma unroll 1
+        for (int c = thread; c < units / Unit::PER_CHUNK; c += FUSED_THREADS) {
+            allowed[c] = allowed_chunk(m, i, split * (units / Unit::PER_CHUNK) + c, shift);
         }
-        __syncthreads();
-
+        if (thread == 0) launch = f.launches[i] + 1u;
         const float temperature = f.temperature ? f.temperature[i] : 1.0f;
         const float min_p = f.min_p ? f.min_p[i] : 0.0f;
         const bool is_drawn = temperature > 0.0f;
         const bool filters = is_drawn && min_p > 0.0f;
         const bool waits = filters || (is_drawn && temperature != 1.0f);
-        unsigned* const counters = f.arrivals + 2ll * i;
-        Part* const parts = f.parts + static_cast<long long>(i) * f.splits;
-        if (thread == 0) {
-            Part part{peak, 0.0f, 0.0f, minus_infinity(), -1};
-            for (int w = 0; w < FUSED_WARPS; ++w) {
-                part.sum += sums[w];
-                part.allowed_sum += allowed_sums[w];
-                if (is_better(bests[w], best_tokens[w], part.best, part.best_token)) {
-                    part.best = bests[w];
-                    part.best_token = best_tokens[w];
-                }
-            }
-            is_last = arrive(counters, part, parts + split, f.splits);
-            if (waits || is_last) wait_for_all(counters, f.splits);
-        }
-        __syncthreads();
-        if (warp == 0 && (waits || is_last)) {
-            best_of_parts(parts, f.splits, best, best_token);
-            const float mass = is_last ? mass_of_parts(parts, f.splits) : 0.0f;
-            if (thread == 0) {
-                best_of_row = best;
-                if (is_last) {
-                    f.argmax[i] = best_token;
-                    f.allowed_mass[i] = mass;
-                }
-            }
-        }
-        __syncthreads();
-        if (thread == 0) leave(counters, f.splits);
-
-        const float highest = waits ? best_of_row : 0.0f;
-        const bool scales = waits && temperature != 1.0f && fabsf(highest) != -minus_infinity();
         const float inverse = is_drawn ? 1.0f / temperature : 1.0f;
         const float floor = fminf(logf(min_p), 0.0f);
+        wait_for_copies();
+
+        Part part = nothing();
+#pragma unroll 1
+        for (int unit = thread; unit < units; unit += FUSED_THREADS) {
+            const Unit mine(held[unit]);
 #pragma unroll
-        for (int j = 0; j < UNITS; ++j) {
-            const int unit = j * FUSED_THREADS + thread;
+            for (int k = 0; k < Unit::SIZE; ++k) part.peak = fmaxf(part.peak, Logit::to_float(mine.get(k)));
+        }
+        part.peak = max_of_warp(part.peak);
+        __syncthreads();  // `allowed` is complete
+#pragma unroll 1
+        for (int unit = thread; unit < units; unit += FUSED_THREADS) {
+            const Unit mine(held[unit]);
             const unsigned bits = allowed[unit / Unit::PER_CHUNK] >> (unit % Unit::PER_CHUNK * Unit::SIZE);
-            const int start = (split * UNITS * FUSED_THREADS + unit) * Unit::SIZE;
-            Unit result = units[j];
+            const int token = (split * units + unit) * Unit::SIZE - shift;
 #pragma unroll
             for (int k = 0; k < Unit::SIZE; ++k) {
-                const float distance = (Logit::to_float(units[j].get(k)) - highest) * inverse;
+                const float logit = Logit::to_float(mine.get(k));
+                const float share = weight(logit, part.peak);
+                const bool is_allowed = bits >> k & 1u;
+                const bool is_best = is_allowed && logit > part.best;
+                part.sum += share;
+                part.allowed_sum += is_allowed ? share : 0.0f;
+                part.best = is_best ? logit : part.best;
+                part.best_token = is_best ? token + k : part.best_token;
+            }
+        }
+        part = merged(part);
+        if (lane == 0) of_block[warp] = part;
+        __syncthreads();
+
+        const bool finishes = split == 0;
+        unsigned long long* const words = f.parts + static_cast<long long>(i) * (PART_WORDS * FUSED_THREADS);
+        if (warp == 0) {
+            part = merged(lane < FUSED_WARPS ? of_block[lane] : nothing());
+            if (lane == 0) publish(words, split, part, launch);
+        }
+        if (waits || finishes) {
+            part = merged(thread < f.splits ? published(words, thread, launch, finishes) : nothing());
+            if (lane == 0) of_row[warp] = part;
+            __syncthreads();
+            part = merged(lane < FUSED_WARPS ? of_row[lane] : nothing());
+            if (finishes && thread == 0) {
+                f.argmax[i] = part.best_token;
+                f.allowed_mass[i] = part.allowed_sum / part.sum;
+                f.launches[i] = launch;  // all have published theirs, and so have read the last
+            }
+        }
+
+        const float highest = waits ? part.best : 0.0f;
+        const bool scales = waits && temperature != 1.0f && fabsf(highest) != -minus_infinity();
+#pragma unroll 1
+        for (int unit = thread; unit < units; unit += FUSED_THREADS) {
+            const Unit mine(held[unit]);
+            const unsigned bits = allowed[unit / Unit::PER_CHUNK] >> (unit % Unit::PER_CHUNK * Unit::SIZE);
+            const int start = (split * units + unit) * Unit::SIZE;
+            Unit result = mine;
+#pragma unroll
+            for (int k = 0; k < Unit::SIZE; ++k) {
+                const float distance = (Logit::to_float(mine.get(k)) - highest) * inverse;
                 if ((bits >> k & 1u) == 0 || (filters && distance < floor)) {
                     result.set(k, Logit::MINUS_INFINITY_BITS);
                 } else if (scales) {
@@ -442,12 +477,7 @@ __device__ void fused_mask_rows(const Masking& m, const Fusion& f) {
                 }
             }
             if (start >= shift && start + Unit::SIZE <= end) {
-                const unsigned changes = (result.words[0] ^ units[j].words[0]) | (result.words[1] ^ units[j].words[1]) |
-                                         (result.words[2] ^ units[j].words[2]) | (result.words[3] ^ units[j].words[3]);
-                if (changes) {
-                    *reinterpret_cast<uint4*>(logits + start) =
-                        make_uint4(result.words[0], result.words[1], result.words[2], result.words[3]);
-                }
+                if (result.differs(mine)) *reinterpret_cast<uint4*>(logits + start) = result.vector();
             } else {
 #pragma unroll
                 for (int k = 0; k < Unit::SIZE; ++k) {
@@ -463,15 +493,12 @@ __device__ void fused_mask_rows(const Masking& m, const Fusion& f) {
 
 extern "C" __global__ void __launch_bounds__(128, 16)
     mask_logits(const __grid_constant__ Masking masking, const int chunks_per_warp) {
+    wait_for_grid_ahead();
     mask_rows<LOGIT>(masking, chunks_per_warp);
 }
 
-extern "C" __global__ void __launch_bounds__(FUSED_THREADS, 3)
-    fused_mask_logits_1(const __grid_constant__ Masking masking, const __grid_constant__ Fusion fusion) {
-    fused_mask_rows<LOGIT, 1>(masking, fusion);
-}
-
-extern "C" __global__ void __launch_bounds__(FUSED_THREADS, 3)
-    fused_mask_logits_2(const __grid_constant__ Masking masking, const __grid_constant__ Fusion fusion) {
-    fused_mask_rows<LOGIT, 2>(masking, fusion);
+extern "C" __global__ void __launch_bounds__(FUSED_THREADS, 6)
+    fused_mask_logits(const __grid_constant__ Masking masking, const __grid_constant__ Fusion fusion) {
+    wait_for_grid_ahead();
+    fused_mask_rows<LOGIT>(masking, fusion);
 }

@@ -14,7 +14,6 @@ from kernels.cpu import cpu_kernels
 from kernels.cuda_device import SOURCE, CudaDevice
 from kernels.cxx import INSTALL
 from kernels.fused_mask import FusedMask
-from kernels.launch_plan import split_row
 from kernels.mask_logits import mask_logits
 from kernels.numpy_operations import mask_with_numpy
 from kernels.selection import select
@@ -113,7 +112,7 @@ def _yardsticks() -> CudaDevice:
 
 def _block_per_row(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
     device = _yardsticks()
-    rows, vocabulary = logits.shape
+    rows = len(logits)
     temperature, min_p = _sampling(rows)
     argmax = torch.empty(rows, dtype=torch.int64, device="cuda")
     mass = torch.empty(rows, device="cuda")
@@ -122,7 +121,6 @@ def _block_per_row(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
         min_p=min_p.data_ptr(),
         argmax=argmax.data_ptr(),
         allowed_mass=mass.data_ptr(),
-        splits=split_row(vocabulary, logits.element_size(), 1),
     )
     kept = (temperature, min_p, argmax, mass)
 

@@ -205,10 +205,6 @@ inline void __nanosleep(unsigned) {
     cuda_on_cpu::hand_over();
 }
 
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-
-inline unsigned atomicAdd(unsigned* place, unsigned value) { return __atomic_fetch_add(place, value, __ATOMIC_RELAXED); }
-
 template <class Value>
 inline Value __shfl_sync(unsigned mask, Value value, unsigned source) {
     return cuda_on_cpu::exchange(mask, value, source % 32);
@@ -217,6 +213,12 @@ inline Value __shfl_sync(unsigned mask, Value value, unsigned source) {
 template <class Value>
 inline Value __shfl_xor_sync(unsigned mask, Value value, unsigned distance) {
     return cuda_on_cpu::exchange(mask, value, cuda_on_cpu::block->running->thread % 32 ^ distance);
+}
+
+template <class Value>
+inline Value __shfl_up_sync(unsigned mask, Value value, unsigned distance) {
+    const unsigned lane = cuda_on_cpu::block->running->thread % 32;
+    return cuda_on_cpu::exchange(mask, value, lane < distance ? lane : lane - distance);
 }
 
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
@@ -231,6 +233,8 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
     return votes;
 }
 
+inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == mask; }
+
 inline float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -243,7 +247,7 @@ inline unsigned __float_as_uint(float value) {
     return bits;
 }
 
-inline float __expf(float value) { return std::exp(value); }
+inline float exp2_approximately(float value) { return std::exp2(value); }
 
 inline float half_to_float(unsigned short bits) {
     _Float16 value;

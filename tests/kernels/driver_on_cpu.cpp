@@ -23,6 +23,7 @@ enum Status {
     NOT_FOUND = 500,
     LAUNCH_FAILED = 719,
     COOPERATIVE_LAUNCH_TOO_LARGE = 720,
+    NOT_SUPPORTED = 801,
 };
 
 constexpr unsigned MOST_BLOCKS_IN_Y = 65535, MOST_THREADS = 1024;
@@ -40,9 +41,25 @@ struct Module {
 
 struct Launch {
     unsigned grid_x, grid_y, threads;
-    int cooperative;
+    int cooperative, overlapping;
     void* stream;
 };
+
+// CUlaunchAttribute, CUlaunchConfig and CUlaunchAttributeID of cuda.h.
+struct Attribute {
+    int id;
+    alignas(8) int value;
+    char rest[60];
+};
+
+struct Config {
+    unsigned grid_x, grid_y, grid_z, x, y, z, shared;
+    void* stream;
+    Attribute* attributes;
+    unsigned count;
+};
+
+enum AttributeId { COOPERATIVE = 2, PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
 bool initialized = false;
 int context;  // its address is the handle
@@ -133,6 +150,11 @@ Status cuCtxPushCurrent_v2(void* handle) {
     return SUCCESS;
 }
 
+Status cuCtxGetCurrent(void** handle) {
+    *handle = current.empty() ? nullptr : current.back();
+    return entered("cuCtxGetCurrent", false);
+}
+
 Status cuCtxPopCurrent_v2(void** handle) {
     if (const Status status = entered("cuCtxPopCurrent", true)) return status;
     *handle = current.back();
@@ -166,19 +188,22 @@ Status cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* functi
     return SUCCESS;
 }
 
-Status cuLaunchKernel(
-    Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y, unsigned z, unsigned shared,
-    void* stream, void** arguments, void** extra) {
-    if (const Status status = entered("cuLaunchKernel", true)) return status;
-    if (extra != nullptr) return INVALID_VALUE;
-    return launch(function, {grid_x, grid_y, x, false, stream}, grid_z, y, z, shared, arguments);
-}
-
-Status cuLaunchCooperativeKernel(
-    Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y, unsigned z, unsigned shared,
-    void* stream, void** arguments) {
-    if (const Status status = entered("cuLaunchCooperativeKernel", true)) return status;
-    return launch(function, {grid_x, grid_y, x, true, stream}, grid_z, y, z, shared, arguments);
+Status cuLaunchKernelEx(const Config* config, Function* function, void** arguments, void** extra) {
+    if (const Status status = entered("cuLaunchKernelEx", true)) return status;
+    if (config == nullptr || extra != nullptr) return INVALID_VALUE;
+    Launch shape{config->grid_x, config->grid_y, config->x, 0, 0, config->stream};
+    for (unsigned k = 0; k < config->count; ++k) {
+        const Attribute& attribute = config->attributes[k];
+        if (attribute.id == COOPERATIVE) {
+            shape.cooperative = attribute.value;
+        } else if (attribute.id == PROGRAMMATIC_STREAM_SERIALIZATION) {
+            shape.overlapping = attribute.value;
+        } else {
+            return INVALID_VALUE;
+        }
+    }
+    if (shape.overlapping && std::getenv("DRIVER_REFUSES_OVERLAP")) return NOT_SUPPORTED;
+    return launch(function, shape, config->grid_z, config->y, config->z, config->shared, arguments);
 }
 
 Status cuGetProcAddress_v2(const char* name, void** address, int, unsigned long long, int* found) {

@@ -11,12 +11,7 @@ extern "C" int run_mask_logits(
     return launch({x, y, 1}, threads, at_once, backwards, [=] { mask_logits(*masking, *chunks); });
 }
 
-extern "C" int run_fused_mask_logits_1(
+extern "C" int run_fused_mask_logits(
     unsigned x, unsigned y, unsigned threads, bool at_once, bool backwards, const Masking* masking, const Fusion* fusion) {
-    return launch({x, y, 1}, threads, at_once, backwards, [=] { fused_mask_logits_1(*masking, *fusion); });
-}
-
-extern "C" int run_fused_mask_logits_2(
-    unsigned x, unsigned y, unsigned threads, bool at_once, bool backwards, const Masking* masking, const Fusion* fusion) {
-    return launch({x, y, 1}, threads, at_once, backwards, [=] { fused_mask_logits_2(*masking, *fusion); });
+    return launch({x, y, 1}, threads, at_once, backwards, [=] { fused_mask_logits(*masking, *fusion); });
 }

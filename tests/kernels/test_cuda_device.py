@@ -75,6 +75,12 @@ def test_the_bindings_hand_a_driver_the_launches_that_the_kernels_need_and_a_fau
 
 
 @needs_no_gpu
+def test_a_driver_that_refuses_launches_that_overlap_gets_others(driver: Path) -> None:
+    result = run(driver, DRIVER_REFUSES_OVERLAP="yes")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_no_gpu
 def test_a_driver_that_is_too_old_for_a_function_is_one_warning(driver: Path) -> None:
     result = run(driver, DRIVER_LACKS="cuInit")
     assert result.returncode == NO_DEVICE, result.stdout + result.stderr

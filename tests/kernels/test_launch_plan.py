@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.launch_plan import FUSED_THREADS, THREADS, plan_fused, plan_plain, split_row
+from kernels.launch_plan import (
+    FUSED_THREADS,
+    FUSED_UNITS,
+    THREADS,
+    WARPS_PER_MULTIPROCESSOR,
+    plan_fused,
+    plan_plain,
+    split_row,
+)
 
 sizes = st.sampled_from([2, 4])
 
@@ -37,7 +45,7 @@ def test_one_row_is_spread_as_finely_as_16_byte_accesses_allow(vocabulary: int, 
 
 def test_one_row_of_128k_reaches_every_multiprocessor_of_an_h200() -> None:
     assert plan_plain(1, 128_256, 4, multiprocessors=132).grid == (251, 1)
-    fused = plan_fused(1, 128_256, 4, 132, resident=lambda units: 396)
+    fused = plan_fused(1, 128_256, 4, resident=792)
     assert (fused.blocks, fused.units) == (126, 1)
 
 
@@ -46,22 +54,39 @@ def test_many_rows_fill_the_lanes_of_each_warp() -> None:
     assert plan.chunks_per_warp == 32
 
 
+@pytest.mark.parametrize("rows", [1, 8, 32])
+@pytest.mark.parametrize("vocabulary", [32_000, 128_256, 262_144])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_up_to_32_rows_are_masked_by_warps_that_an_h200_holds_at_once(
+    rows: int, vocabulary: int, itemsize: int
+) -> None:
+    plan = plan_plain(rows, vocabulary, itemsize, multiprocessors=132)
+    most = 132 * WARPS_PER_MULTIPROCESSOR // (THREADS // 32)
+    assert plan.grid[0] * plan.grid[1] <= most or plan.chunks_per_warp == 32
+
+
+def test_a_batch_of_32_is_one_round_of_the_fused_form_and_a_large_one_takes_long_parts() -> None:
+    plan = plan_fused(32, 128_256, 4, resident=792)
+    assert plan.blocks == 32 * plan.splits <= 792
+    assert plan_fused(256, 128_256, 4, resident=792).units > 4
+
+
 @given(
     rows=st.integers(1, 5000),
-    vocabulary=st.integers(1, 300_000),
+    vocabulary=st.integers(1, 3_000_000),
     itemsize=sizes,
-    multiprocessors=st.integers(1, 200),
-    per_multiprocessor=st.integers(1, 8),
+    held=st.integers(1, 1600),
 )
 def test_all_blocks_that_wait_for_each_other_are_on_the_device_at_once(
-    rows: int, vocabulary: int, itemsize: int, multiprocessors: int, per_multiprocessor: int
+    rows: int, vocabulary: int, itemsize: int, held: int
 ) -> None:
-    held = multiprocessors * per_multiprocessor
-    if split_row(vocabulary, itemsize, 2) > held:
-        with pytest.raises(ValueError, match=f"holds {held} at once"):
-            plan_fused(rows, vocabulary, itemsize, multiprocessors, lambda units: held)
+    most = min(held, FUSED_THREADS)
+    if split_row(vocabulary, itemsize, FUSED_UNITS) > most:
+        with pytest.raises(ValueError, match=f"holds {most} at once"):
+            plan_fused(rows, vocabulary, itemsize, held)
         return
-    plan = plan_fused(rows, vocabulary, itemsize, multiprocessors, lambda units: held)
+    plan = plan_fused(rows, vocabulary, itemsize, held)
     assert plan.splits <= plan.blocks <= held
+    assert plan.splits <= FUSED_THREADS, "a thread waits for one part"
     assert plan.splits * FUSED_THREADS * plan.units * 16 >= (vocabulary - 1) * itemsize + 16
-    assert plan.units in (1, 2)
+    assert 1 <= plan.units <= FUSED_UNITS

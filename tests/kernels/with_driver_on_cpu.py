@@ -47,6 +47,7 @@ class Launch(ctypes.Structure):
         ("grid_y", ctypes.c_uint),
         ("threads", ctypes.c_uint),
         ("cooperative", ctypes.c_int),
+        ("overlapping", ctypes.c_int),
         ("stream", ctypes.c_void_p),
     )
 
@@ -67,7 +68,7 @@ def main(folder: Path) -> None:
     torch.cuda.get_device_properties = lambda _: SimpleNamespace(  # type: ignore[assignment]
         major=9, minor=0, multi_processor_count=MULTIPROCESSORS
     )
-    torch.cuda.current_stream = lambda _: SimpleNamespace(cuda_stream=STREAM)  # type: ignore[assignment]
+    torch._C._cuda_getCurrentRawStream = lambda _: STREAM  # type: ignore[assignment]
     module.compiled_code = compiled
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     for fault in FAULTS:
@@ -80,6 +81,7 @@ def main(folder: Path) -> None:
         sys.exit(NO_DEVICE)  # the log says why
     assert cuda_device(0) is device
     assert device.multiprocessors == MULTIPROCESSORS
+    overlaps = "DRIVER_REFUSES_OVERLAP" not in os.environ
 
     @settings(max_examples=60, deadline=None)
     @given(batch=batches(widest=4500, finite=False))
@@ -92,6 +94,7 @@ def main(folder: Path) -> None:
         assert driver.launches_done() == before + 1
         launch = driver.last_launch()
         assert (launch.threads, launch.cooperative, launch.stream) == (THREADS, 0, STREAM)
+        assert launch.overlapping == overlaps
 
     @settings(max_examples=60, deadline=None)
     @given(batch=batches(widest=3000, finite=True), data=st.data())
@@ -103,6 +106,7 @@ def main(folder: Path) -> None:
         mask.launch(device, select(logits, batch.bitmask, rows), sampling.temperature, sampling.min_p)
         check(batch, sampling, buffer, mask._choices)
         assert driver.last_launch().cooperative
+        assert driver.last_launch().overlapping == overlaps
         assert driver.last_launch().grid_x <= 4 * MULTIPROCESSORS
 
     plain()
@@ -123,10 +127,10 @@ def main(folder: Path) -> None:
         raise failures[0]
     with pytest.raises(KernelUnavailable, match="cuModuleGetFunction fails on CUDA device 0: CUDA_ERROR_NOT_FOUND"):
         device.launch("no_such_kernel", torch.float32, (1, 1), 32, ())
-    with pytest.raises(KernelUnavailable, match="cuLaunchKernel fails on CUDA device 0: CUDA_ERROR_INVALID_VALUE"):
+    with pytest.raises(KernelUnavailable, match="cuLaunchKernelEx fails on CUDA device 0: CUDA_ERROR_INVALID_VALUE"):
         device.launch("mask_logits", torch.float32, (1, 70_000), 32, (ctypes.c_int(0),))
     with pytest.raises(KernelUnavailable, match="CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"):
-        device.launch("fused_mask_logits_1", torch.float32, (13, 1), 256, (ctypes.c_int(0),), cooperative=True)
+        device.launch("fused_mask_logits", torch.float32, (13, 1), 256, (ctypes.c_int(0),), cooperative=True)
     assert driver.contexts_left() == 0, "a context was pushed and not popped"
 
 
