@@ -156,12 +156,12 @@ def _without_draft(root: Any) -> Any:
     """A schema without ``$schema``: where jsonschema meets one again it goes on with a class of its own, not ours."""
     if isinstance(root, dict):
         root = {keyword: value for keyword, value in root.items() if keyword != "$schema"}
-        pending = [child for _, child in subschemas(root)]
+        pending = subschemas(root)
         while pending:
             schema = pending.pop()
             if isinstance(schema, dict):
                 schema.pop("$schema", None)
-                pending.extend(child for _, child in subschemas(schema))
+                pending.extend(subschemas(schema))
     return root
 
 
@@ -171,7 +171,7 @@ def _check_patterns(root: Any) -> None:
         schema = pending.pop()
         if not isinstance(schema, dict):
             continue
-        pending.extend(child for _, child in subschemas(schema))
+        pending.extend(subschemas(schema))
         patterns = schema.get("patternProperties", {})
         if patterns and "unevaluatedProperties" in schema:
             raise CheckError("'unevaluatedProperties' beside 'patternProperties' cannot be checked in bounded time")
@@ -194,7 +194,7 @@ def _check_references(root: Any, kind: Any) -> None:
                 resolver.lookup(schema["$ref"])
         except Unresolvable as error:
             raise CheckError(f"it refers to what it does not hold: {error}") from error
-        pending.extend((child, resolver) for _, child in subschemas(schema))
+        pending.extend((child, resolver) for child in subschemas(schema))
 
 
 def _check_pattern(pattern: str) -> None:

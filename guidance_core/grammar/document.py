@@ -29,10 +29,13 @@ class Document:
         """Keywords beside ``$ref`` mean nothing."""
         self._text = text
         self._root = root
+        self._targets: dict[str, Any] = {}
 
     def resolve(self, reference: str) -> Any:
         """What a JSON pointer leads to; None where it leads nowhere."""
-        return resolve(self._root, reference)
+        if reference not in self._targets:
+            self._targets[reference] = resolve(self._root, reference)
+        return self._targets[reference]
 
     def means_nothing(self, keyword: str) -> bool:
         """Whether the schema's draft does not have a keyword."""

@@ -15,7 +15,7 @@ from typing import NoReturn
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from guidance_core.grammar.drafts import LATEST, check_draft, draft_of, has_keyword, is_known, meant_draft
-from guidance_core.grammar.keywords import Schema, subschemas
+from guidance_core.grammar.keywords import Schema, placed_subschemas, subschemas
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES
 
@@ -23,6 +23,7 @@ _BASE = "file:///"
 """Of a schema without an identifier: a base that relative identifiers can be joined to."""
 _BY_NAME = re.compile(r'"\$(?:ref":\s*"(?!#["/])|dynamicRef"|recursiveRef")')
 """A reference that is no pointer, or may be none."""
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _CHANGED = frozenset({"prefixItems", "dependencies", "unevaluatedItems", "unevaluatedProperties"})
 """Keywords that some drafts have and do not read alike."""
 _CHANGED_AFTER_4 = frozenset({"id", "$id", "exclusiveMinimum", "exclusiveMaximum"})
@@ -107,11 +108,10 @@ class _Resources:
                         self.dynamic.setdefault(schema[keyword], set()).add(path)
                     del schema[keyword]
             self.recursive |= schema.get("$recursiveAnchor") is True
-            if not {"$ref", "$dynamicRef", "$recursiveRef"}.isdisjoint(schema):
+            if not _REFERENCES.isdisjoint(schema):
                 yield _Reference(path, schema, base)
-            pending.extend(
-                (f"{path}/{place}", child, base) for place, child in subschemas(schema) if isinstance(child, dict)
-            )
+            children = placed_subschemas(schema)
+            pending.extend((f"{path}/{place}", child, base) for place, child in children if isinstance(child, dict))
 
     def _name(self, path: str, base: str, identifier: str) -> str:
         """Note an identifier, which may be an anchor up to draft 7, and return what it is a base of."""
@@ -185,7 +185,7 @@ def _difference(schema: Schema, one: int, other: int) -> str | None:
         for keyword in part:
             if _differs(keyword, part, one, other):
                 return keyword
-        pending.extend(child for _, child in subschemas(part) if isinstance(child, dict))
+        pending.extend(child for child in subschemas(part) if isinstance(child, dict))
     return None
 
 

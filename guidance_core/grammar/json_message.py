@@ -134,5 +134,5 @@ def _move(schema: Any, to: str, *, older: bool) -> None:
         reference = schema.get("$ref")
         if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
             schema["$ref"] = to + reference[1:]
-        for _, child in subschemas(schema):
+        for child in subschemas(schema):
             _move(child, to, older=older)

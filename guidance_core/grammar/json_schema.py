@@ -83,7 +83,8 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
     root = json.loads(text)
     _check_depth(root)
     pointed = pointers_only(root, text)
-    if '"$ref"' in pointed and (reference := endless_reference(root)) is not None:
+    has_references = '"$ref"' in pointed
+    if has_references and (reference := endless_reference(root)) is not None:
         refuse("", f"the reference {reference!r} leads back to itself without ever looking inside of a value")
     # Where what a reference leads to depends on the way to it, identifiers matter.
     checked = text if '"$dynamicRef"' in pointed or '"$recursiveRef"' in pointed else pointed
@@ -92,17 +93,17 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
         # Rewriting works in place; the text is parsed again only where llguidance refused.
         if effort > Effort.LEAST:
             root = json.loads(pointed)
-        translation = _translate(checked, root, effort, exact=exact)
+        translation = _translate(checked, root, effort, exact=exact, has_references=has_references)
         if translation.source not in sources:
             sources.add(translation.source)
             yield translation
 
 
-def _translate(text: str, root: Schema, effort: Effort, *, exact: bool) -> Translation:
+def _translate(text: str, root: Schema, effort: Effort, *, exact: bool, has_references: bool) -> Translation:
     options = {"whitespace_pattern": WHITESPACE} | _checked_options(root.pop("x-guidance", {}))
     rewriter = Rewriter(text, root, effort)
     rewriter.rewrite()
-    if not has_finite_instance(root):
+    if has_references and not has_finite_instance(root):
         refuse("", "no finite value satisfies it: something is required inside of itself without end")
     if rewriter.keys_can_collide:
         if not understands("json_allowed_escapes"):
@@ -145,12 +146,12 @@ def _checked_options(options: Any) -> dict[str, Any]:
 
 def _check_depth(schema: Any) -> None:
     level = [schema]
-    for _ in range(_MAX_DEPTH):
+    for _ in range(_MAX_DEPTH - 1):
         level = [
             child
             for value in level
-            if isinstance(value, (dict, list))
             for child in (value.values() if isinstance(value, dict) else value)
+            if child and isinstance(child, (dict, list))
         ]
         if not level:
             return

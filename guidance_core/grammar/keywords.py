@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,17 +22,32 @@ COUNTS = frozenset(
 )
 _HOLD_SCHEMAS = _SCHEMA | _SCHEMAS | _NAMED_SCHEMAS | {"items", "dependencies"}
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_RESTRICTED = _STRINGS | COUNTS | _SCHEMAS | _NAMED_SCHEMAS | {*BOUNDS, "type", "const", "enum", "multipleOf"}
-_RESTRICTED |= {"required", "uniqueItems", "dependencies", "dependentRequired"}
-"""Keywords whose values `malformed` looks at."""
-_CONSTRAINING = (_RESTRICTED | _HOLD_SCHEMAS) - {"$id", "$schema", "$anchor", "$defs", "definitions"}
+_EXACT = frozenset({"const", "enum", "multipleOf"})
+"""Keywords whose numbers must not be rounded."""
 _LARGEST_COUNT = 2**31 - 1
 _LARGEST_INTEGER = 2**53
 _MOST_DIGITS = 15
 
 
-def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
-    """Each place where the schema's keywords hold a schema, as (relative JSON pointer, what is there)."""
+def subschemas(schema: Schema) -> list[Any]:
+    """What is at each place where the schema's keywords hold a schema."""
+    found: list[Any] = []
+    for keyword, value in schema.items():
+        if keyword not in _HOLD_SCHEMAS:
+            continue
+        if keyword in _SCHEMA or (keyword == "items" and not isinstance(value, list)):
+            found.append(value)
+        elif isinstance(value, list) and (keyword in _SCHEMAS or keyword == "items"):
+            found.extend(value)
+        elif isinstance(value, dict) and keyword == "dependencies":
+            found.extend(item for item in value.values() if not isinstance(item, list))
+        elif isinstance(value, dict) and keyword in _NAMED_SCHEMAS:
+            found.extend(value.values())
+    return found
+
+
+def placed_subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
+    """As `subschemas`, but each as (relative JSON pointer, what is there), which takes three times as long."""
     for keyword, value in schema.items():
         if keyword not in _HOLD_SCHEMAS:
             continue
@@ -72,61 +87,26 @@ def resolve(root: Schema, reference: str) -> Any:
 def malformed(schema: Schema) -> str | None:
     """What no meta-schema allows in this schema's own keywords (not in its subschemas), as a sentence, or None."""
     for keyword, value in schema.items():
-        if keyword not in _RESTRICTED:
+        if keyword not in _ALLOWED:
             continue
-        expected = _expected(keyword, value)
-        if expected is not None:
+        is_allowed, expected = _ALLOWED[keyword]
+        if not is_allowed(value):
             return f"'{keyword}' must be {expected}, not {_shown(value)}"
-        problem = _rounded(keyword, value)
-        if problem is not None:
+        if keyword in _EXACT and (problem := _rounded(value)) is not None:
             return f"'{keyword}' holds {problem}"
     return None
 
 
-def _expected(keyword: str, value: Any) -> str | None:
-    """What the keyword's value must be, where it is something else."""
-    if keyword == "type":
-        names = value if isinstance(value, list) else [value]
-        if not names or not all(isinstance(name, str) and name in TYPES for name in names):
-            return f"one of {', '.join(sorted(TYPES))}, or a list of them"
-    elif keyword in _STRINGS:
-        return None if isinstance(value, str) else "a string"
-    elif keyword in COUNTS:
-        if not _is_number(value) or value != int(value) or not 0 <= value <= _LARGEST_COUNT:
-            return f"a whole number from 0 to {_LARGEST_COUNT}"
-    elif keyword in BOUNDS:
-        return None if _is_number(value) and math.isfinite(value) else "a finite number"
-    elif keyword == "multipleOf":
-        return None if _is_number(value) and value > 0 else "a number above 0"
-    elif keyword == "enum":
-        return None if isinstance(value, list) and value else "a list of at least one value"
-    elif keyword == "required":
-        return None if _is_names(value) else "a list of property names"
-    elif keyword in ("dependentRequired", "dependencies"):
-        lists = value.values() if isinstance(value, dict) else [None]
-        if not all(_is_names(item) or (keyword == "dependencies" and isinstance(item, (dict, bool))) for item in lists):
-            return "an object whose values are lists of property names" + " or schemas" * (keyword == "dependencies")
-    elif keyword == "uniqueItems":
-        return None if isinstance(value, bool) else "true or false"
-    elif keyword in _SCHEMAS:
-        return None if isinstance(value, list) and value else "a list of at least one schema"
-    elif keyword in _NAMED_SCHEMAS:
-        return None if isinstance(value, dict) else "an object whose values are schemas"
+def _rounded(value: Any) -> str | None:
+    """A number in a value that llguidance, which reads numbers as doubles, would change."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (list, dict)):
+            pending.extend(item if isinstance(item, list) else item.values())
+        elif _is_number(item) and (problem := _imprecise(item)) is not None:
+            return problem
     return None
-
-
-def _rounded(keyword: str, value: Any) -> str | None:
-    """A number in the keyword's value that llguidance, which reads numbers as doubles, would change."""
-    if keyword in ("const", "enum"):
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, (list, dict)):
-                pending.extend(item if isinstance(item, list) else item.values())
-            elif _is_number(item) and (problem := _imprecise(item)) is not None:
-                return problem
-        return None
-    return _imprecise(value) if keyword == "multipleOf" else None
 
 
 def _imprecise(number: float) -> str | None:
@@ -140,14 +120,81 @@ def _imprecise(number: float) -> str | None:
     return None
 
 
+def _is_type(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in TYPES
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name in TYPES for name in value)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value == int(value) and 0 <= value <= _LARGEST_COUNT
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_step(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_dependent_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_names, value.values()))
+
+
+def _is_dependencies(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, (dict, bool)) or _is_names(item) for item in value.values())
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_anything(_: Any) -> bool:
+    return True
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:80] + "…"
+
+
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (_is_type, f"one of {', '.join(sorted(TYPES))}, or a list of them"),
+    **dict.fromkeys(_STRINGS, (_is_string, "a string")),
+    **dict.fromkeys(COUNTS, (_is_count, f"a whole number from 0 to {_LARGEST_COUNT}")),
+    **dict.fromkeys(BOUNDS, (_is_finite, "a finite number")),
+    "multipleOf": (_is_step, "a number above 0"),
+    "const": (_is_anything, "anything"),
+    "enum": (_is_filled_list, "a list of at least one value"),
+    "required": (_is_names, "a list of property names"),
+    "dependentRequired": (_is_dependent_names, "an object whose values are lists of property names"),
+    "dependencies": (_is_dependencies, "an object whose values are lists of property names or schemas"),
+    "uniqueItems": (_is_boolean, "true or false"),
+    **dict.fromkeys(_SCHEMAS, (_is_filled_list, "a list of at least one schema")),
+    **dict.fromkeys(_NAMED_SCHEMAS, (_is_object, "an object whose values are schemas")),
+}
+"""What `malformed` demands: keyword → (whether a value is allowed, what is)."""
+KEYWORDS = frozenset(_ALLOWED) | _HOLD_SCHEMAS
+"""Keywords that mean something to anything here."""
+_CONSTRAINING = KEYWORDS - {"$id", "$schema", "$anchor", "$defs", "definitions"}

@@ -23,7 +23,7 @@ from guidance_core.grammar.check import CheckError
 from guidance_core.grammar.document import Document
 from guidance_core.grammar.drafts import draft_of
 from guidance_core.grammar.identifiers import refuse_reference
-from guidance_core.grammar.keywords import COUNTS, Schema, malformed, resolve, subschemas
+from guidance_core.grammar.keywords import COUNTS, KEYWORDS, Schema, malformed, placed_subschemas, resolve
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.arrays import rewrite_contains, rewrite_unique_items
 from guidance_core.grammar.rewrites.conditions import rewrite_dependencies, rewrite_if, rewrite_not
@@ -40,6 +40,7 @@ from guidance_core.grammar.rewrites.unevaluated import rewrite_unevaluated_items
 
 _APPLICATORS = frozenset({"const", "enum", "allOf", "anyOf", "oneOf", "$ref"})
 _TOGETHER = (("properties", "patternProperties", "additionalProperties"), ("prefixItems", "items", "additionalItems"))
+_GROUPS = {keyword: group for group in _TOGETHER for keyword in group}
 _CONSTRAIN_NOTHING: dict[str, tuple[Any, ...]] = {
     "uniqueItems": (False,),
     "propertyNames": (True, {}, {"type": "string"}),
@@ -59,7 +60,8 @@ _UNSUPPORTED = frozenset(
 """What llguidance does not take at all."""
 _SOMETIMES_SUPPORTED = frozenset({"oneOf", "minProperties", "maxProperties", "$ref", "allOf"})
 _ANNOTATIONS = frozenset({"deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor"})
-
+_LOOKED_AT = (KEYWORDS - {"type"}) | _ANNOTATIONS
+"""A schema that has none of these stays as it is; most are such."""
 
 _MOST_COMMON_UNITS = 1_000_000
 """Remainders that llguidance tries for several steps together."""
@@ -134,8 +136,10 @@ class Rewriter:
             problem = malformed(schema)
             if problem is not None:
                 refuse(path, problem)
+            if _LOOKED_AT.isdisjoint(schema):
+                continue
             self._rewrites |= not _UNSUPPORTED.isdisjoint(schema)
-            pending.extend((f"{path}/{relative}", child) for relative, child in subschemas(schema))
+            pending.extend((f"{path}/{relative}", child) for relative, child in placed_subschemas(schema))
             if "$ref" in schema and schema["$ref"] not in self._targets:
                 target = resolve(self._root, schema["$ref"])
                 if target is None:
@@ -149,6 +153,8 @@ class Rewriter:
         if isinstance(schema, bool) or id(schema) in self._seen:
             return
         self._seen.add(id(schema))
+        if _LOOKED_AT.isdisjoint(schema):
+            return
         if "$ref" in schema and self._draft <= 7:
             self._drop_siblings(path, schema)
         if not isinstance(schema.get("items"), list):
@@ -164,7 +170,7 @@ class Rewriter:
             del schema[keyword]
         if self._rewrites:
             self._cover(path, schema)
-        for relative, child in list(subschemas(schema)):
+        for relative, child in list(placed_subschemas(schema)):
             self._walk(f"{path}/{relative}", child)
         self._mend(path, schema)
 
@@ -240,9 +246,8 @@ class Rewriter:
 
     def _mend_objects(self, path: str, schema: Schema) -> None:
         patterns = schema.get("patternProperties")
-        declared = set(schema.get("properties", ())) | set(schema.get("required", ()))
         is_open = schema.get("additionalProperties", True) is not False or bool(patterns)
-        self.keys_can_collide |= is_open and bool(declared or patterns)
+        self.keys_can_collide |= is_open and bool(schema.get("properties") or schema.get("required") or patterns)
         undeclared = schema.get("minProperties", 0) - len(set(schema.get("required", ())))
         if is_open and undeclared > 1:
             self.ledger.relaxed(path, "minProperties", f"an answer could repeat one of {undeclared} undeclared keys")
@@ -252,26 +257,28 @@ class Rewriter:
     def _relocate(self) -> None:
         """Give targets of references that were moved a place of their own."""
         moved: dict[str, str] = {}
-        for schema in self._referring:
-            reference = schema["$ref"]
+        for reference in dict.fromkeys(schema["$ref"] for schema in self._referring):
             target = self._targets.get(reference)
             if target is None or resolve(self._root, reference) is target:
                 continue
-            if reference not in moved:
-                definitions = self._root.setdefault("$defs", {})
-                name = next(str(n) for n in range(len(definitions) + 1) if str(n) not in definitions)
-                definitions[name] = target
-                moved[reference] = f"#/$defs/{name}"
-            schema["$ref"] = moved[reference]
+            definitions = self._root.setdefault("$defs", {})
+            name = next(str(n) for n in range(len(definitions) + 1) if str(n) not in definitions)
+            definitions[name] = target
+            moved[reference] = f"#/$defs/{name}"
+        if moved:
+            for schema in self._referring:
+                schema["$ref"] = moved.get(schema["$ref"], schema["$ref"])
 
     def _check_steps(self) -> None:
         """Llguidance 1.9 multiplies the steps of schemas that it merges as 32-bit numbers, and tries all remainders."""
         steps = [Fraction(str(step)) for step in self._steps]
         if len(steps) < 2:
             return
-        common = math.lcm(*(math.ceil(step * 10**6) for step in steps))
-        if max(steps) * common >= 2**32 * 10**6 or _units(common) > _MOST_COMMON_UNITS:
-            refuse("", "the values of 'multipleOf' have too large a common multiple; use smaller ones")
+        common = 1
+        for step in steps:
+            common = math.lcm(common, math.ceil(step * 10**6))
+            if max(steps) * common >= 2**32 * 10**6 or _units(common) > _MOST_COMMON_UNITS:
+                refuse("", "the values of 'multipleOf' have too large a common multiple; use smaller ones")
 
 
 def _units(millionths: int) -> int:
@@ -288,11 +295,10 @@ def _contains_any(schema: Any, keywords: frozenset[str]) -> bool:
 
 def _group(schema: Schema) -> None:
     """Put keywords that only mean something together side by side, at the place of the first of them."""
-    if _APPLICATORS.isdisjoint(schema):
+    if _APPLICATORS.isdisjoint(schema) or _GROUPS.keys().isdisjoint(schema):
         return
     items = dict(schema)
     schema.clear()
     for keyword in items:
         if keyword not in schema:
-            group = next((group for group in _TOGETHER if keyword in group), (keyword,))
-            schema.update({member: items[member] for member in group if member in items})
+            schema.update({member: items[member] for member in _GROUPS.get(keyword, (keyword,)) if member in items})

@@ -13,35 +13,42 @@ from guidance_core.grammar.keywords import Schema, resolve, subschemas
 _MOST_ROUNDS = 64
 _IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose schemas apply to the same value."""
+_DEMANDING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "required", "minItems"})
+"""Keywords of which a schema needs one to demand an instance of another schema."""
 
 
 def has_finite_instance(root: Schema) -> bool:
     """False only where every instance would be infinite.
 
-    A least fixed point: nothing is finite at first, and a round finds what is finite by what the earlier ones found.
-    Chains of more than 64 references against the order of the document count as finite.
+    A least fixed point: nothing that could be endless is finite at first, and a round finds what is finite by what the
+    earlier ones found. Chains of more than 64 references against the order of the document count as finite.
 
     Args:
         root: a well-formed schema. References other than JSON pointers into it count as finite.
     """
-    schemas: list[Schema] = []
+    undecided: list[Schema] = []
     seen: set[int] = set()
-    _post_order(root, schemas, seen)
-    references = [schema["$ref"] for schema in schemas if "$ref" in schema]
-    if not references:
-        return True
+    _post_order(root, undecided, seen)
+    references = _references_of(undecided)
+    targets: dict[str, Any] = {}
     while references:
-        start = len(schemas)
-        _post_order(resolve(root, references.pop()), schemas, seen)
-        references.extend(schema["$ref"] for schema in schemas[start:] if "$ref" in schema)
-    finite: set[int] = set()
-    for _ in range(_MOST_ROUNDS):
-        before = len(finite)
-        for schema in schemas:
-            if id(schema) not in finite and _is_finite(schema, root, finite):
-                finite.add(id(schema))
-        if id(root) in finite or len(finite) == before:
-            return id(root) in finite
+        reference = references.pop()
+        if reference not in targets:
+            start = len(undecided)
+            targets[reference] = resolve(root, reference)
+            _post_order(targets[reference], undecided, seen)
+            references += _references_of(undecided[start:])
+    endless = {id(schema) for schema in undecided}
+    for _ in range(_MOST_ROUNDS if targets else 0):
+        left = []
+        for schema in undecided:
+            if _is_finite(schema, targets, endless):
+                endless.remove(id(schema))
+            else:
+                left.append(schema)
+        if id(root) not in endless or len(left) == len(undecided):
+            return id(root) not in endless
+        undecided = left
     return True
 
 
@@ -83,27 +90,33 @@ def _references(schema: Any, *, only_in_place: bool = False) -> list[str]:
             continue
         if isinstance(schema.get("$ref"), str):
             found.append(schema["$ref"])
-        pending.extend(
-            child for place, child in subschemas(schema) if not only_in_place or place.split("/")[0] in _IN_PLACE
-        )
+        if only_in_place:
+            schema = {keyword: value for keyword, value in schema.items() if keyword in _IN_PLACE}
+        pending.extend(subschemas(schema))
     return found
 
 
-def _post_order(schema: Any, found: list[Schema], seen: set[int]) -> None:
+def _references_of(schemas: list[Schema]) -> list[str]:
+    return [schema["$ref"] for schema in schemas if "$ref" in schema]
+
+
+def _post_order(schema: Any, undecided: list[Schema], seen: set[int]) -> None:
+    """Find the schemas that could be endless, what is inside of them first."""
     if isinstance(schema, dict) and id(schema) not in seen:
         seen.add(id(schema))
-        for _, child in subschemas(schema):
-            _post_order(child, found, seen)
-        found.append(schema)
+        for child in subschemas(schema):
+            _post_order(child, undecided, seen)
+        if not _DEMANDING.isdisjoint(schema):
+            undecided.append(schema)
 
 
-def _is_finite(schema: Schema, root: Schema, finite: set[int]) -> bool:
+def _is_finite(schema: Schema, targets: dict[str, Any], endless: set[int]) -> bool:
     def known(child: Any) -> bool:
-        return not isinstance(child, dict) or id(child) in finite
+        return id(child) not in endless
 
     if "const" in schema or "enum" in schema:
         return True
-    if "$ref" in schema and not known(resolve(root, schema["$ref"])):
+    if "$ref" in schema and not known(targets[schema["$ref"]]):
         return False
     if not all(known(child) for child in schema.get("allOf", ())):
         return False

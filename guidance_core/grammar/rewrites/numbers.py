@@ -21,7 +21,9 @@ Its arithmetic ends at 32 bits, a digit beyond the step."""
 def modernise_bounds(path: str, schema: Schema) -> None:
     """Draft 4's ``"minimum": 3, "exclusiveMinimum": true`` as ``"exclusiveMinimum": 3``."""
     for plain, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        flag = schema.pop(exclusive, False)
+        if exclusive not in schema:
+            continue
+        flag = schema.pop(exclusive)
         if not isinstance(flag, bool):
             refuse(
                 path, f"'{exclusive}' must be true or false in draft 4, not {flag!r}; a later '$schema' allows numbers"
@@ -37,7 +39,7 @@ def rewrite_numbers(path: str, schema: Schema, ledger: Ledger) -> list[float]:
         The steps that llguidance will have to deal with.
     """
     steps = _rewrite_step(path, schema, ledger)
-    if any(keyword in schema for keyword in BOUNDS):
+    if not schema.keys().isdisjoint(BOUNDS):
         _rewrite_bounds(path, schema)
     return steps
 

@@ -44,7 +44,7 @@ class References:
                 if isinstance(schema.get("$ref"), str) and schema["$ref"] not in found:
                     found.add(schema["$ref"])
                     pending.append(self._resolve(schema["$ref"]))
-                pending.extend(child for _, child in subschemas(schema))
+                pending.extend(subschemas(schema))
             self._reached[reference] = found
         return self._reached[reference]
 
