@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidance_core import telemetry
+from guidance_core import telemetry, tracing
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import InvalidGrammar, Unsupported
@@ -26,12 +26,14 @@ async def compiled(
         InvalidGrammar: it does not compile; ``param`` names the field.
         Unsupported: a stream of what is checked as a whole, where these are refused.
     """
-    try:
-        compilation = await model.grammars.compile(constraint, param=param)
-    except InvalidGrammar:
-        telemetry.CONSTRAINTS.labels(constraint.kind, "refused").inc()
-        raise
-    grammar = compilation.grammar
+    with tracing.grammar_span(constraint.kind) as span:
+        try:
+            compilation = await model.grammars.compile(constraint, param=param)
+        except InvalidGrammar:
+            telemetry.CONSTRAINTS.labels(constraint.kind, "refused").inc()
+            raise
+        grammar = compilation.grammar
+        span.set_attributes({"guided.grammar.route": grammar.route, "guided.grammar.cached": compilation.cached})
     telemetry.CONSTRAINTS.labels(constraint.kind, grammar.route).inc()
     telemetry.GRAMMAR_SECONDS.labels(constraint.kind).observe(compilation.seconds)
     telemetry.GRAMMAR_CACHE.labels("hit" if compilation.cached else "miss").inc()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from guidance_core import tracing
 from guidance_core.api.bento.authentication import ApiKeyMiddleware, ApiKeys
 from guidance_core.api.bento.middleware import RequestMiddleware
 from guidance_core.api.bento.openapi import Method, described
@@ -45,6 +47,7 @@ class OpenAIService(bentoml.Service[T]):
         settings = load_settings(arguments=vars(bentoml.use_arguments()))
         keys = ApiKeys(settings.server) if settings.server.needs_keys else None
         app = cast(Starlette, _AppFactory(self, is_main=is_main, keys=keys)())
+        tracing.use(BentoMLContainer.tracer_provider.get())
         app.add_exception_handler(HTTPException, http_failure)
         app.add_exception_handler(RequestError, _request_error)
         app.add_exception_handler(Exception, _unexpected_error)
