@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from guidance_core import telemetry
+from guidance_core import telemetry, tracing
 from guidance_core.api.choice_guidance import ChoiceGuidance
 from guidance_core.api.served_model import LoadedModel
+from guidance_core.errors import RequestError
 from guidance_core.generation import GenerationRequest, Grammar, TokenDelta, TokenLogprob
 from guidance_core.output import ChoiceOutput, StopStrings, TextDelta
 from guidance_core.output.reasoning import ReasoningParser
@@ -87,6 +88,7 @@ class Attempt:
         self.guidance = {choice: ChoiceGuidance() for choice in choices}
         self.cached_tokens = 0
         self.prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+        self._model_tag = model.tag
         self._executor = model.executor
         self._request = request
         self._choices = choices
@@ -101,9 +103,10 @@ class Attempt:
         request = self._request
         unfinished = len(self.outputs)
         telemetry.PROMPT_TOKENS.inc(len(request.prompt_ids))
+        span, failure = tracing.GenerationSpan(self._model_tag, request), None
         try:
             async with aclosing(self._executor.generate(request)) as deltas:
-                async for delta in self._after_prompt(_timed(deltas)):
+                async for delta in self._after_prompt(_timed(deltas, span)):
                     choice = self._choices[delta.index]
                     output = self.outputs[choice]
                     if output.finish_reason is not None:
@@ -122,8 +125,19 @@ class Attempt:
                         unfinished -= 1
                         if not unfinished:
                             break
+        except RequestError as error:
+            failure = error
+            raise
         finally:
-            telemetry.COMPLETION_TOKENS.inc(sum(output.completion_tokens for output in self.outputs.values()))
+            tokens = sum(output.completion_tokens for output in self.outputs.values())
+            telemetry.COMPLETION_TOKENS.inc(tokens)
+            span.end(
+                cached_tokens=self.cached_tokens,
+                completion_tokens=tokens,
+                forced_tokens=sum(guidance.forced_tokens for guidance in self.guidance.values()),
+                finish_reasons=[output.finish_reason for output in self.outputs.values()],
+                error=failure,
+            )
 
     async def _after_prompt(self, deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
         """The same deltas, but none before the prompt's log-probabilities are known, if they are asked for."""
@@ -153,12 +167,14 @@ class Attempt:
                 self.guidance[choice].forced_tokens += delta.guidance.forced_tokens
 
 
-async def _timed(deltas: AsyncGenerator[TokenDelta, None]) -> AsyncIterator[TokenDelta]:
-    """The same deltas; the time between them goes to telemetry."""
+async def _timed(deltas: AsyncGenerator[TokenDelta, None], span: tracing.GenerationSpan) -> AsyncIterator[TokenDelta]:
+    """The same deltas; the time between them goes to telemetry, the first one's to the span too."""
     histogram = telemetry.FIRST_TOKEN_SECONDS
     last = time.perf_counter()
     async for delta in deltas:
         now = time.perf_counter()
         histogram.observe(now - last)
+        if histogram is telemetry.FIRST_TOKEN_SECONDS:
+            span.first_token(now - last)
         histogram, last = telemetry.TOKEN_SECONDS, now
         yield delta
