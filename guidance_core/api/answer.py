@@ -80,6 +80,11 @@ class Answer:
         return self._checked_grammar is not None
 
     @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        return self._request.prompt_ids
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens in the prompt."""
         return len(self._request.prompt_ids)
@@ -207,7 +212,9 @@ def joined(pieces: Sequence[TextDelta]) -> TextDelta:
     logprobs = None
     if any(piece.logprobs is not None for piece in pieces):
         logprobs = tuple(entry for piece in pieces for entry in piece.logprobs or ())
-    return TextDelta("".join(piece.text for piece in pieces), logprobs, pieces[-1].finish_reason, pieces[-1].markers)
+    text = "".join(piece.text for piece in pieces)
+    token_ids = tuple(token_id for piece in pieces for token_id in piece.token_ids)
+    return TextDelta(text, logprobs, pieces[-1].finish_reason, pieces[-1].markers, token_ids)
 
 
 def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, Piece], None]:

@@ -47,6 +47,7 @@ class TextOptions:
     skip_special_tokens: bool = True
     keep_leading_space: bool = False
     include_stop_string: bool = False
+    with_token_ids: bool = False
     thinking: Thinking | None = None
 
 
@@ -81,6 +82,7 @@ class Attempt:
                 keep_leading_space=text.keep_leading_space,
                 include_stop_string=text.include_stop_string,
                 under_grammar=request.grammar is not None,
+                with_token_ids=text.with_token_ids,
                 markers=None if text.thinking is None else text.thinking.markers,
             )
             for choice in choices
@@ -118,7 +120,7 @@ class Attempt:
                         if request.grammar is not None:
                             complete = await self._is_complete(request.grammar, output.text)
                             piece = replace(piece, finish_reason=output.end_at_stop_string(complete=complete))
-                    if piece.text or piece.logprobs or piece.finish_reason is not None:
+                    if piece.text or piece.logprobs or piece.token_ids or piece.finish_reason is not None:
                         yield choice, piece
                     if piece.finish_reason is not None:
                         telemetry.CHOICES.labels(piece.finish_reason).inc()

@@ -6,9 +6,10 @@ that turns its `TokenDelta`s into `TextDelta`s.
 
 from guidance_core.output.choice import ChoiceOutput, TextDelta
 from guidance_core.output.detokenizer import Detokenizer
-from guidance_core.output.logprobs import TokenText, TokenTextLogprob
+from guidance_core.output.logprobs import TokenTextLogprob
 from guidance_core.output.prompt_logprobs import PromptToken
 from guidance_core.output.stop_strings import StopMatcher, StopStrings
+from guidance_core.output.token_spelling import TokenSpelling
 
 __all__ = [
     "ChoiceOutput",
@@ -17,6 +18,6 @@ __all__ = [
     "StopMatcher",
     "StopStrings",
     "TextDelta",
-    "TokenText",
+    "TokenSpelling",
     "TokenTextLogprob",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from guidance_core.generation import FinishReason, TokenDelta, TokenLogprob
 from guidance_core.output.detokenizer import Detokenizer
-from guidance_core.output.logprobs import TokenTextLogprob, with_text
+from guidance_core.output.logprobs import TokenTextLogprob
 from guidance_core.output.reasoning import MarkerPlaces
 from guidance_core.output.stop_strings import StopStrings
 from guidance_core.reasoning import ReasoningMarkers
@@ -21,6 +21,7 @@ class TextDelta:
         text: new text, in whole characters, certain to be before any stop string; may be empty.
         logprobs: of the tokens whose text begins in ``text``; None where the executor sent none.
         finish_reason: set on the last piece.
+        token_ids: of the tokens that were generated for it, those without text included, where they are asked for.
         markers: where thoughts begin and end, as far as is known; None where nobody asked, or nobody knows.
     """
 
@@ -28,6 +29,7 @@ class TextDelta:
     logprobs: tuple[TokenTextLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     markers: MarkerPlaces | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 class ChoiceOutput:
@@ -60,6 +62,7 @@ class ChoiceOutput:
         keep_leading_space: bool = True,
         include_stop_string: bool = False,
         under_grammar: bool = False,
+        with_token_ids: bool = False,
         markers: ReasoningMarkers | None = None,
     ) -> None:
         """Start a choice.
@@ -72,6 +75,7 @@ class ChoiceOutput:
             include_stop_string: the answer is cut behind its stop string instead of before; never under a grammar,
                 which says nothing about what follows its text.
             under_grammar: the answer is under one.
+            with_token_ids: pieces have `TextDelta.token_ids`: together, the tokens that ``completion_tokens`` counts.
             markers: what a model's thoughts begin and end with; their places are then told.
         """
         self.completion_tokens = 0
@@ -88,6 +92,7 @@ class ChoiceOutput:
         )
         self._matcher = stop.matcher() if stop is not None and stop.strings else None
         self._under_grammar = under_grammar
+        self._with_token_ids = with_token_ids
         self._include_stop_string = include_stop_string and not under_grammar
         self._pieces: list[str] = []
         self._text_only = False
@@ -116,6 +121,7 @@ class ChoiceOutput:
         if self._is_over:
             return TextDelta("")
         pieces = []
+        before = self.completion_tokens
         if delta.text is not None:
             self._text_only = True
             pieces.append(self._certain(delta.text))
@@ -141,8 +147,12 @@ class ChoiceOutput:
                     self.completion_tokens += 1
                     self.stop_token_id = delta.stop_token_id
                     if delta.stop_logprob is not None:
-                        self.stop_logprob = with_text(delta.stop_logprob, self._detokenizer, self._decoded)
-        return self._give_out("".join(pieces), with_logprobs=delta.logprobs is not None)
+                        self.stop_logprob = TokenTextLogprob.of(delta.stop_logprob, self._detokenizer, self._decoded)
+        token_ids: tuple[int, ...] = ()
+        if self._with_token_ids:
+            end = () if self.stop_token_id is None else (self.stop_token_id,)
+            token_ids = (*delta.token_ids, *end)[: self.completion_tokens - before]
+        return self._give_out("".join(pieces), token_ids, with_logprobs=delta.logprobs is not None)
 
     def end_at_stop_string(self, *, complete: bool) -> FinishReason:
         """Say why a choice that a stop string cut has ended.
@@ -173,7 +183,7 @@ class ChoiceOutput:
             return certain + self.stop_string
         return certain
 
-    def _give_out(self, text: str, *, with_logprobs: bool) -> TextDelta:
+    def _give_out(self, text: str, token_ids: tuple[int, ...], *, with_logprobs: bool) -> TextDelta:
         if text:
             self._emitted += len(text)
             self._pieces.append(text)
@@ -184,7 +194,7 @@ class ChoiceOutput:
             logprobs = self._released()
         if self.finish_reason is not None:
             self._count_text()
-        return TextDelta(text, logprobs, self.finish_reason, self.marker_places)
+        return TextDelta(text, logprobs, self.finish_reason, self.marker_places, token_ids)
 
     def _count_text(self) -> None:
         if self._text_only:
@@ -196,5 +206,5 @@ class ChoiceOutput:
         released = []
         while self._waiting and (everything or self._waiting[0][0] < self._emitted):
             offset, logprob = self._waiting.popleft()
-            released.append(with_text(logprob, self._detokenizer, offset))
+            released.append(TokenTextLogprob.of(logprob, self._detokenizer, offset))
         return tuple(released)

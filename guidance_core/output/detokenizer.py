@@ -14,10 +14,15 @@ from __future__ import annotations
 import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tokenizers import Tokenizer
 
 from guidance_core.output.token_bytes import SpellingRules, spelling_rules
+from guidance_core.output.token_spelling import TokenSpelling
+
+_SPELLINGS = 65_536
+"""Most tokens whose spelling is kept, at some 300 bytes each."""
 
 
 class Detokenizer:
@@ -34,6 +39,8 @@ class Detokenizer:
             id for id, token in added.items() if tokenizer.model.token_to_id(token.content) is None
         )
         self._bytes: dict[int, bytes] = {}
+        self.spelling = lru_cache(_SPELLINGS)(self._spelling)
+        """How a token of this id is written; what it costs is that of a look-up, except for the first time."""
 
     def stream(self, *, skip_special_tokens: bool = True, keep_leading_space: bool = True) -> DecodeStream:
         """A decoder for one choice.
@@ -64,7 +71,10 @@ class Detokenizer:
 
     def token_text(self, token_id: int) -> str:
         """`token_bytes` as text, with U+FFFD for what is not UTF-8 by itself."""
-        return self.token_bytes(token_id).decode("utf-8", "replace")
+        return self.spelling(token_id).text
+
+    def _spelling(self, token_id: int) -> TokenSpelling:
+        return TokenSpelling.of(token_id, self.token_bytes(token_id))
 
     def count(self, text: str) -> int:
         """How many tokens a text has by itself."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from guidance_core.generation import TokenLogprob
 from guidance_core.output.detokenizer import Detokenizer
-from guidance_core.output.logprobs import TokenTextLogprob, with_text
+from guidance_core.output.logprobs import TokenTextLogprob
+from guidance_core.output.token_spelling import TokenSpelling
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,7 @@ class PromptToken:
     """A token of a prompt.
 
     Attributes:
-        token_id: its id.
-        token: its text, as `TokenText` has it.
+        spelling: the token.
         scored: its log-probability and the likeliest tokens at its place; None for the first token, which follows on
             nothing.
         rank: its place among all tokens by probability, from 1; None for the first token.
@@ -24,8 +24,7 @@ class PromptToken:
             character). Special tokens have their spelling as text.
     """
 
-    token_id: int
-    token: str
+    spelling: TokenSpelling
     scored: TokenTextLogprob | None
     rank: int | None
     text_offset: int
@@ -45,8 +44,8 @@ def prompt_tokens(
     offset = 0
     tokens = []
     for token_id, logprob in zip(prompt_ids, (None, *logprobs), strict=True):
-        scored = None if logprob is None else with_text(logprob, detokenizer, offset)
+        scored = None if logprob is None else TokenTextLogprob.of(logprob, detokenizer, offset)
         rank = None if logprob is None else logprob.rank
-        tokens.append(PromptToken(token_id, detokenizer.token_text(token_id), scored, rank, offset))
+        tokens.append(PromptToken(detokenizer.spelling(token_id), scored, rank, offset))
         offset += len(stream.push(token_id))
     return tokens

@@ -101,7 +101,7 @@ def test_logprobs_of_tokens_cut_off_by_a_stop_string_are_dropped(detokenizer: De
     pieces = run(output, one_by_one(encode("over the lazy dog")))
     logprobs = [each for piece in pieces for each in piece.logprobs or ()]
     # A token such as " l" may begin before the stop string and end inside it.
-    assert b"".join(each.bytes for each in logprobs).startswith(b"over the ")
+    assert b"".join(each.spelling.raw for each in logprobs).startswith(b"over the ")
     assert max(each.text_offset for each in logprobs) < len("over the ")
     assert output.text == "over the "
 
@@ -111,7 +111,7 @@ def test_the_parts_of_a_character_have_their_own_bytes_and_one_offset(detokenize
     output = ChoiceOutput(detokenizer)
     pieces = run(output, one_by_one(token_ids))
     logprobs = [each for piece in pieces for each in piece.logprobs or ()]
-    assert [(each.bytes, each.text_offset) for each in logprobs] == [
+    assert [(each.spelling.raw, each.text_offset) for each in logprobs] == [
         (b"a", 0),
         (b"\xe8", 1),
         (b"\xaa", 1),
@@ -129,7 +129,7 @@ def test_top_logprobs_are_written_out_likeliest_first(detokenizer: Detokenizer, 
     (token_id,) = encode("a")
     output = ChoiceOutput(detokenizer)
     (logprob,) = output.push(delta([token_id])).logprobs or ()
-    assert [(top.token, top.bytes, top.logprob) for top in logprob.top] == [
+    assert [(top.text, top.raw, value) for top, value in logprob.top()] == [
         ("a", b"a", -token_id / 10),
         ("<|start|>", b"<|start|>", -9.0),
     ]
@@ -208,7 +208,7 @@ def test_a_stop_string_can_be_part_of_the_answer_with_its_tokens(detokenizer: De
     output = ChoiceOutput(detokenizer, stop=StopStrings(["lazy"]), include_stop_string=True)
     pieces = run(output, one_by_one(encode("over the lazy dog")))
 
-    tokens = b"".join(each.bytes for piece in pieces for each in piece.logprobs or ())
+    tokens = b"".join(each.spelling.raw for piece in pieces for each in piece.logprobs or ())
     assert output.text == "over the lazy"
     assert tokens.decode().startswith("over the lazy")
     assert not tokens.decode().endswith("dog")

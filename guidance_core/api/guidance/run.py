@@ -145,5 +145,5 @@ def _event(data: dict[str, Any]) -> bytes:
 
 def _logprob(entry: TokenTextLogprob) -> dict[str, Any]:
     # JSON has no infinity.
-    chosen = {"token": entry.token, "logprob": max(entry.logprob, -9999.0), "bytes": list(entry.bytes)}
+    chosen = {"token": entry.token, "logprob": max(entry.logprob, -9999.0), "bytes": list(entry.spelling.raw)}
     return {**chosen, "top_logprobs": [chosen]}

@@ -200,6 +200,11 @@ class GenerationBody(AnswerFields, ConstraintFields, RequestBody):
         description="In `logprobs`, a token is `token_id:17` in place of its text, as vLLM writes it: several tokens "
         "may have one text.",
     )
+    return_token_ids: bool = Field(
+        False,
+        description="Answer the ids of the prompt's tokens and of each choice's, as vLLM does: of all that were "
+        "generated, those that end the answer included. A stream has the prompt's in each choice's first chunk.",
+    )
     include_guidance: bool = Field(
         False,
         description="Adds `guidance` to the usage: how the constraint was kept, and what it cost. In a stream it needs "

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from guidance_core.api.answer import Answer, joined
 from guidance_core.api.attempt import Piece
 from guidance_core.api.grammar_log import GrammarLog
+from guidance_core.api.json_text import Json, JsonBody
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.chat_run import prepare
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
 from guidance_core.api.openai.functions import called, called_message, rename, with_tools
-from guidance_core.api.openai.logprobs import logprobs_object, prompt_logprobs
+from guidance_core.api.openai.logprobs import TokenNames, logprobs_object, prompt_logprobs, token_logprobs
 from guidance_core.api.openai.message import MessageReader, joined_message
 from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.usage import usage_of
@@ -58,13 +61,16 @@ async def chat_completion(served: ServedModel, body: ChatBody) -> Response:
     if body.stream:
         pieces = await started(run.answer.pieces())
         writer = ChunkWriter(head, body.stream_options)
-        events = _events(writer, body, usage, pieces, run.readers, log)
+        prompt_ids = list(run.answer.prompt_ids) if body.return_token_ids else None
+        events = _events(writer, body, usage, pieces, run.readers, log, prompt_ids)
         comments_every = served.settings.guidance.held_stream_comments if run.answer.held else None
         return event_stream(events, choices=body.n, comments_every=comments_every)
     choices = await _choices(body, run.answer, run.readers, log)
     if body.prompt_logprobs is not None:
-        head["prompt_logprobs"] = prompt_logprobs(await run.answer.scored_prompt(), body.prompt_logprobs)
-    return JSONResponse({**head, "choices": choices, "usage": usage()})
+        head["prompt_logprobs"] = await prompt_logprobs(await run.answer.scored_prompt(), body.prompt_logprobs)
+    if body.return_token_ids:
+        head["prompt_token_ids"] = list(run.answer.prompt_ids)
+    return JsonBody({**head, "choices": choices, "usage": usage()})
 
 
 async def _events(
@@ -74,24 +80,29 @@ async def _events(
     pieces: AsyncGenerator[Piece, None],
     readers: Sequence[MessageReader],
     log: GrammarLog,
+    prompt_ids: list[int] | None,
 ) -> AsyncGenerator[bytes, None]:
-    by_id = body.return_tokens_as_token_ids
+    names = TokenNames(by_id=body.return_tokens_as_token_ids, in_ascii=True)
     begun: set[int] = set()
     async with aclosing(pieces):
         async for index, piece in pieces:
             # What belongs to one step is written at once.
+            chunks: list[bytes] = []
             choices: list[dict[str, Any]] = []
             if index not in begun:
                 begun.add(index)
-                choices.append(_chunk_choice(index, {"role": "assistant", "content": "", "refusal": None}))
+                first = _chunk_choice(index, {"role": "assistant", "content": "", "refusal": None})
+                chunks.append(writer.chunk(first, None if prompt_ids is None else {"prompt_token_ids": prompt_ids}))
             deltas = readers[index].read(piece)
             if body.functions:
                 deltas = list(map(called, deltas))
             # Text that may become a call is held back; what is known of its tokens is not.
-            logprobs = logprobs_object(piece.logprobs, by_id=by_id) if body.logprobs and piece.logprobs else None
+            logprobs = None
+            if body.logprobs and piece.logprobs:
+                logprobs = logprobs_object(token_logprobs(piece.logprobs, names))
             for delta in deltas or ([{}] if logprobs else []):
                 choices.append(_chunk_choice(index, delta, logprobs=logprobs))
-                logprobs = logprobs_object(()) if body.logprobs else None
+                logprobs = logprobs_object([]) if body.logprobs else None
             if piece.finish_reason is not None:
                 reason = _finish_reason(piece.finish_reason, readers[index], body)
                 choices.append(_chunk_choice(index, {}, finish_reason=reason))
@@ -99,8 +110,13 @@ async def _events(
                 if not choices:
                     choices.append(_chunk_choice(index, {}))
                 choices[-1]["llg_logs"] = logs
-            if choices:
-                yield b"".join(map(writer.chunk, choices))
+            if piece.token_ids:
+                if not choices:
+                    choices.append(_chunk_choice(index, {}))
+                choices[0]["token_ids"] = list(piece.token_ids)
+            chunks += map(writer.chunk, choices)
+            if chunks:
+                yield b"".join(chunks)
     if writer.include_usage:
         yield writer.usage(usage())
     yield DONE
@@ -125,28 +141,33 @@ def _finish_reason(reason: FinishReason, reader: MessageReader, body: ChatBody) 
 async def _choices(
     body: ChatBody, answer: Answer, readers: Sequence[MessageReader], log: GrammarLog
 ) -> list[dict[str, Any]]:
+    names = TokenNames(by_id=body.return_tokens_as_token_ids)
     received: list[list[TextDelta]] = [[] for _ in range(body.n)]
+    logprobs: list[list[Json]] = [[] for _ in range(body.n)]
     logs = [""] * body.n
     async with aclosing(answer.pieces()) as pieces:
         async for index, piece in pieces:
-            received[index].append(piece)
+            # Written as they come: all at the end would hold up everybody else.
+            if body.logprobs and piece.logprobs:
+                logprobs[index] += token_logprobs(piece.logprobs, names)
+            received[index].append(replace(piece, logprobs=None))
             logs[index] += await log.lines(index, piece)
     choices = []
     for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):
-        message = joined_message(reader.read(joined(choice)))
+        await asyncio.sleep(0)
+        whole = joined(choice)
+        message = joined_message(reader.read(whole))
         if body.functions:
             message = called_message(message)
-        reason = choice[-1].finish_reason
-        assert reason is not None, "a choice's last piece has one"
-        entries = [entry for piece in choice for entry in piece.logprobs or ()]
-        logprobs = logprobs_object(entries, by_id=body.return_tokens_as_token_ids)
+        assert whole.finish_reason is not None, "a choice's last piece has one"
         choices.append(
             {
                 "index": index,
                 "message": message,
-                "logprobs": logprobs if body.logprobs else None,
-                "finish_reason": _finish_reason(reason, reader, body),
+                "logprobs": logprobs_object(logprobs[index]) if body.logprobs else None,
+                "finish_reason": _finish_reason(whole.finish_reason, reader, body),
                 **({"llg_logs": logs[index]} if logs[index] else {}),
+                **({"token_ids": list(whole.token_ids)} if body.return_token_ids else {}),
             }
         )
     return choices

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from guidance_core.api.openai.logprobs import finite, token_name
-from guidance_core.output import PromptToken, TokenTextLogprob
+from guidance_core.api.json_text import Json
+from guidance_core.api.openai.logprobs import TokenNames, finite_json
+from guidance_core.output import PromptToken, TokenSpelling, TokenTextLogprob
+
+Logprobs = dict[str, list[Any]]
+"""Parallel lists, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,8 @@ class Echo:
     before: int = 0
 
     def behind(self) -> Echo:
-        """For the chunks of a stream that come after the one with the echo."""
-        return replace(self, text="", tokens=(), before=len(self.text))
+        """For the pieces that come after the one with the echo."""
+        return replace(self, text="", tokens=(), before=self.before + len(self.text))
 
     def offsets(self) -> list[int]:
         """Where each token begins in the text.
@@ -37,35 +41,37 @@ class Echo:
         if not self.tokens:
             return []
         last = self.tokens[-1]
-        surplus = last.text_offset + len(last.token) - len(self.text)
+        surplus = last.text_offset + len(last.spelling.text) - len(self.text)
         return [max(0, token.text_offset - surplus) for token in self.tokens]
 
 
-def logprobs_object(entries: Sequence[TokenTextLogprob], echo: Echo, *, top: int, by_id: bool) -> dict[str, Any]:
+def logprobs_object(entries: Sequence[TokenTextLogprob], echo: Echo, *, top: int, names: TokenNames) -> Logprobs:
     """A choice's ``logprobs``; offsets are in characters of the choice's text, the echo included.
 
     Args:
         entries: of the continuation's tokens.
         echo: what comes before it.
         top: how many of the likeliest tokens are wanted; the prompt's may have more.
-        by_id: as in `token_name`.
+        names: of tokens.
     """
     start = echo.before + len(echo.text)
-    tokens: list[PromptToken | TokenTextLogprob] = [*echo.tokens, *entries]
+    name = names.name
+    spellings = [*(token.spelling for token in echo.tokens), *(entry.spelling for entry in entries)]
     scored = [*(token.scored for token in echo.tokens), *entries]
     return {
-        "tokens": [token_name(token, by_id=by_id) for token in tokens],
+        "tokens": [Json(name(spelling)) for spelling in spellings],
         # Nothing is known of a prompt's first token.
-        "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in scored],
-        "top_logprobs": [None if entry is None else _likeliest(entry, top, by_id) for entry in scored],
+        "token_logprobs": [None if entry is None else Json(finite_json(entry.logprob)) for entry in scored],
+        "top_logprobs": [None if entry is None else _likeliest(entry, top, name) for entry in scored],
         "text_offset": [*echo.offsets(), *(start + entry.text_offset for entry in entries)],
     }
 
 
-def _likeliest(entry: TokenTextLogprob, top: int, by_id: bool) -> dict[str, float]:
+def _likeliest(entry: TokenTextLogprob, top: int, name: Callable[[TokenSpelling], str]) -> Json:
     """By name; where several tokens have one text, the likeliest of them."""
     likeliest: dict[str, float] = {}
+    for spelling, logprob in entry.top(top):
+        likeliest.setdefault(name(spelling), logprob)
     # The token itself is always among them, as in OpenAI's answers.
-    for token in (*entry.top[:top], entry):
-        likeliest.setdefault(token_name(token, by_id=by_id), finite(token.logprob))
-    return likeliest
+    likeliest.setdefault(name(entry.spelling), entry.logprob)
+    return Json("{" + ",".join([f"{token}:{finite_json(logprob)}" for token, logprob in likeliest.items()]) + "}")

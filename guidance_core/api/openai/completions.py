@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from guidance_core.api.answer import Answer, merged
+from guidance_core.api.answer import Answer, joined, merged
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.grammar_log import GrammarLog
+from guidance_core.api.json_text import JsonBody
 from guidance_core.api.openai.adapters import adapter_of
 from guidance_core.api.openai.bodies import CompletionBody
-from guidance_core.api.openai.completion_logprobs import Echo, logprobs_object
+from guidance_core.api.openai.completion_logprobs import Echo, Logprobs, logprobs_object
 from guidance_core.api.openai.constraints import constraint_of
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
-from guidance_core.api.openai.logprobs import prompt_logprobs
+from guidance_core.api.openai.logprobs import TokenNames, prompt_logprobs
 from guidance_core.api.openai.requests import (
     check_budget,
     compilation_of,
@@ -78,7 +81,7 @@ async def completion(
             choices=len(answers) * body.n,
             comments_every=served.settings.guidance.held_stream_comments if answers[0].held else None,
         )
-    return JSONResponse({**head, "choices": await _choices(model, body, answers, log), "usage": usage()})
+    return JsonBody({**head, "choices": await _choices(model, body, answers, log), "usage": usage()})
 
 
 async def _answer(
@@ -113,6 +116,7 @@ async def _answer(
         skip_special_tokens=body.skip_special_tokens,
         keep_leading_space=True,
         include_stop_string=body.include_stop_str_in_output,
+        with_token_ids=body.return_token_ids,
     )
     return Answer(model, request, text, check_budget(served.settings.guidance, body))
 
@@ -173,77 +177,115 @@ async def _events(
     pieces: AsyncGenerator[tuple[Answer, Piece], None],
 ) -> AsyncGenerator[bytes, None]:
     first_index = {id(answer): i * body.n for i, answer in enumerate(answers)}
+    names = TokenNames(by_id=body.return_tokens_as_token_ids, in_ascii=True)
     echoes: dict[int, Echo] = {}
     async with aclosing(pieces):
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
-            if (echo := echoes.get(number)) is None:
-                echo = await _echo(model, body, answer, number)
-                echoes[number] = echo.behind()
-            yield writer.chunk(_choice(body, number, [piece], await log.lines(number, piece), echo))
+            begins = number not in echoes
+            echo = await _echo(model, body, answer, number // body.n) if begins else echoes[number]
+            echoes[number] = echo.behind() if begins else echo
+            choice = _choice(number, echo.text + piece.text, _logprobs(body, piece, echo, names), piece.finish_reason)
+            if logs := await log.lines(number, piece):
+                choice["llg_logs"] = logs
+            if body.return_token_ids:
+                choice |= {"prompt_token_ids": list(answer.prompt_ids)} if begins else {}
+                choice["token_ids"] = list(piece.token_ids)
+            yield writer.chunk(choice)
     if writer.include_usage:
         yield writer.usage(usage())
     yield DONE
+
+
+@dataclass(slots=True)
+class _Received:
+    """What has come of one choice.
+
+    Attributes:
+        pieces: its text.
+        logprobs: as they are answered, where they are asked for.
+        scores: the log-probabilities of its tokens, where any have come.
+        logs: of the grammar.
+        echo: what comes before the next piece.
+    """
+
+    pieces: list[TextDelta] = field(default_factory=list)
+    logprobs: Logprobs | None = None
+    scores: list[float] = field(default_factory=list)
+    logs: str = ""
+    echo: Echo | None = None
+
+    def add(self, piece: TextDelta, logprobs: Logprobs | None) -> None:
+        """Take the next piece, and what it adds to the log-probabilities."""
+        self.scores += [entry.logprob for entry in piece.logprobs or ()]
+        self.pieces.append(replace(piece, logprobs=None))
+        if self.logprobs is None or logprobs is None:
+            self.logprobs = logprobs
+        else:
+            for name, values in logprobs.items():
+                self.logprobs[name] += values
+
+    def mean_logprob(self) -> float:
+        """Of its tokens."""
+        return sum(self.scores) / len(self.scores) if self.scores else 0.0
 
 
 async def _choices(
     model: LoadedModel, body: CompletionBody, answers: Sequence[Answer], log: GrammarLog
 ) -> list[dict[str, Any]]:
     generated = _best_of(body)
+    names = TokenNames(by_id=body.return_tokens_as_token_ids)
     first_index = {id(answer): i * generated for i, answer in enumerate(answers)}
-    received: list[list[TextDelta]] = [[] for _ in range(len(answers) * generated)]
-    logs = [""] * len(received)
+    received = [_Received() for _ in range(len(answers) * generated)]
     async with aclosing(merged(answers)) as pieces:
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
-            received[number].append(piece)
-            logs[number] += await log.lines(number, piece)
-    kept = [
-        number
-        for first in first_index.values()
-        for number in _likeliest(range(first, first + generated), received, body.n)
-    ]
-    choices = []
-    for index, number in enumerate(kept):
-        answer = answers[index // body.n]
-        echo = await _echo(model, body, answer, index)
-        choice = _choice(body, index, received[number], logs[number], echo)
-        if body.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(await answer.scored_prompt(), body.prompt_logprobs)
-        choices.append(choice)
+            choice = received[number]
+            echo = choice.echo or await _echo(model, body, answer, number // generated)
+            # Written as they come: all at the end would hold up everybody else.
+            choice.add(piece, _logprobs(body, piece, echo, names))
+            choice.echo = echo.behind()
+            choice.logs += await log.lines(number, piece)
+    choices: list[dict[str, Any]] = []
+    for place, answer in enumerate(answers):
+        for choice in _likeliest(received[place * generated : (place + 1) * generated], body.n):
+            await asyncio.sleep(0)
+            whole = joined(choice.pieces)
+            prompt = await _echo(model, body, answer, place)
+            written = _choice(len(choices), prompt.text + whole.text, choice.logprobs, whole.finish_reason)
+            if choice.logs:
+                written["llg_logs"] = choice.logs
+            if body.prompt_logprobs is not None:
+                scored = await answer.scored_prompt()
+                written["prompt_logprobs"] = await prompt_logprobs(scored, body.prompt_logprobs)
+            if body.return_token_ids:
+                written["prompt_token_ids"] = list(answer.prompt_ids)
+                written["token_ids"] = list(whole.token_ids)
+            choices.append(written)
     return choices
 
 
-async def _echo(model: LoadedModel, body: CompletionBody, answer: Answer, number: int) -> Echo:
-    """What comes before the text of a choice."""
+async def _echo(model: LoadedModel, body: CompletionBody, answer: Answer, place: int) -> Echo:
+    """What comes before the text of a choice of the prompt in this place."""
     if not body.echo:
         return Echo()
-    prompt = body.prompt[number // body.n]
+    prompt = body.prompt[place]
     text = prompt if isinstance(prompt, str) else model.detokenizer.decode(prompt, skip_special_tokens=False)
     return Echo(text, await answer.scored_prompt() if body.logprobs is not None else ())
 
 
-def _likeliest(numbers: Sequence[int], received: Sequence[Sequence[TextDelta]], count: int) -> list[int]:
+def _likeliest(choices: Sequence[_Received], count: int) -> list[_Received]:
     """The choices with the highest mean log-probability of their tokens, likeliest first; all as they are if all."""
-    if count == len(numbers):
-        return list(numbers)
-
-    def mean(number: int) -> float:
-        logprobs = [entry.logprob for piece in received[number] for entry in piece.logprobs or ()]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
-
-    return sorted(numbers, key=mean, reverse=True)[:count]
+    if count == len(choices):
+        return list(choices)
+    return sorted(choices, key=_Received.mean_logprob, reverse=True)[:count]
 
 
-def _choice(body: CompletionBody, index: int, pieces: Sequence[TextDelta], logs: str, echo: Echo) -> dict[str, Any]:
-    logprobs = None
-    if body.logprobs is not None:
-        entries = [entry for piece in pieces for entry in piece.logprobs or ()]
-        logprobs = logprobs_object(entries, echo, top=body.logprobs, by_id=body.return_tokens_as_token_ids)
-    return {
-        "index": index,
-        "text": echo.text + "".join(piece.text for piece in pieces),
-        "logprobs": logprobs,
-        "finish_reason": pieces[-1].finish_reason,
-        **({"llg_logs": logs} if logs else {}),
-    }
+def _logprobs(body: CompletionBody, piece: TextDelta, echo: Echo, names: TokenNames) -> Logprobs | None:
+    if body.logprobs is None:
+        return None
+    return logprobs_object(piece.logprobs or (), echo, top=body.logprobs, names=names)
+
+
+def _choice(index: int, text: str, logprobs: Logprobs | None, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

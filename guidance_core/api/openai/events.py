@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from guidance_core.api.events import event_stream as guarded_stream
+from guidance_core.api.json_text import json_ascii
 from guidance_core.api.openai.bodies import StreamOptions
 from guidance_core.api.openai.errors import failure_object
 from guidance_core.api.streaming import ClosingStream
 from guidance_core.errors import RequestError
-
-# ASCII only: clients exist that end a line at U+2028 (httpx's `iter_lines` is one), where SSE does not.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 DONE = b"data: [DONE]\n\n"
 
@@ -29,17 +26,18 @@ class ChunkWriter:
     def __init__(self, head: dict[str, Any], options: StreamOptions | None) -> None:
         """Take what every chunk begins with."""
         self.include_usage = options is not None and options.include_usage is True
-        self._head = f'data: {_encode(head)[:-1]},"choices":['
+        self._head = f'data: {json_ascii(head)[:-1]},"choices":['
         self._tail = '],"usage":null' if self.include_usage else "]"
         self._obfuscate = options is not None and options.include_obfuscation is True
 
-    def chunk(self, choice: dict[str, Any]) -> bytes:
-        """One event with one choice."""
-        return self._event(_encode(choice), self._tail)
+    def chunk(self, choice: dict[str, Any], beside: dict[str, Any] | None = None) -> bytes:
+        """One event with one choice, and with fields beside the choices."""
+        tail = self._tail if beside is None else f"{self._tail},{json_ascii(beside)[1:-1]}"
+        return self._event(json_ascii(choice), tail)
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         """The event with the usage and no choice."""
-        return self._event("", f'],"usage":{_encode(usage)}')
+        return self._event("", f'],"usage":{json_ascii(usage)}')
 
     def _event(self, choice: str, tail: str) -> bytes:
         if self._obfuscate:
@@ -57,4 +55,4 @@ def event_stream(events: AsyncGenerator[bytes, None], *, choices: int, comments_
 
 
 def _failure(error: RequestError) -> bytes:
-    return f"data: {_encode(failure_object(error))}\n\n".encode("ascii")
+    return f"data: {json_ascii(failure_object(error))}\n\n".encode("ascii")

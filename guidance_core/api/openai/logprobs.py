@@ -2,54 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from guidance_core.output import PromptToken, TokenText, TokenTextLogprob
+from guidance_core.api.json_text import Json
+from guidance_core.api.tokenizing import off_the_loop
+from guidance_core.output import PromptToken, TokenSpelling, TokenTextLogprob
+
+_repr = float.__repr__
 
 
-def logprobs_object(entries: Sequence[TokenTextLogprob], *, by_id: bool = False) -> dict[str, Any]:
-    """A choice's ``logprobs``; ``by_id`` as in `token_name`."""
-    return {"content": token_logprobs(entries, by_id=by_id), "refusal": None}
+@dataclass(frozen=True, slots=True)
+class TokenNames:
+    """How an answer calls tokens.
+
+    Attributes:
+        by_id: by their ids, as vLLM writes them, in place of their texts.
+        in_ascii: for an event, not for a body in UTF-8.
+    """
+
+    by_id: bool = False
+    in_ascii: bool = False
+
+    @property
+    def name(self) -> Callable[[TokenSpelling], str]:
+        """Gives a token's name as a JSON string."""
+        if self.by_id:
+            return _id_name
+        return _ascii_name if self.in_ascii else _unicode_name
 
 
-def token_logprobs(entries: Sequence[TokenTextLogprob], *, by_id: bool = False) -> list[dict[str, Any]]:
-    """Each token with the likeliest ones at its place; ``by_id`` as in `token_name`."""
-    return [{**_token(entry, by_id), "top_logprobs": [_token(top, by_id) for top in entry.top]} for entry in entries]
+def _id_name(spelling: TokenSpelling) -> str:
+    return f'"token_id:{spelling.token_id}"'
 
 
-def token_name(token: TokenText | PromptToken, *, by_id: bool) -> str:
-    """How a token is called: by its text or, where ``by_id``, by its id, as vLLM writes it."""
-    return f"token_id:{token.token_id}" if by_id else token.token
+def _ascii_name(spelling: TokenSpelling) -> str:
+    return spelling.json_ascii
 
 
-def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[dict[str, Any] | None]:
+def _unicode_name(spelling: TokenSpelling) -> str:
+    return spelling.json
+
+
+def logprobs_object(content: list[Json]) -> dict[str, Any]:
+    """A choice's ``logprobs`` of what `token_logprobs` wrote."""
+    return {"content": content, "refusal": None}
+
+
+def token_logprobs(entries: Iterable[TokenTextLogprob], names: TokenNames) -> list[Json]:
+    """Each token with the likeliest ones at its place."""
+    name = names.name
+    written = []
+    for entry in entries:
+        top = ",".join([_token(name(spelling), logprob, spelling) + "}" for spelling, logprob in entry.top()])
+        token = _token(name(entry.spelling), entry.logprob, entry.spelling)
+        written.append(Json(f'{token},"top_logprobs":[{top}]}}'))
+    return written
+
+
+def _token(name: str, logprob: float, spelling: TokenSpelling) -> str:
+    """An object that is still open."""
+    return f'{{"token":{name},"logprob":{finite_json(logprob)},"bytes":{spelling.json_bytes}'
+
+
+async def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[Json | None]:
     """A prompt's ``prompt_logprobs``: for each token an object by token id, of the token itself and the likeliest.
 
     Args:
         tokens: of the prompt.
         count: how many of the likeliest.
     """
-    return [None if token.scored is None else _by_id(token.scored, token.rank, count) for token in tokens]
+
+    def written() -> list[Json | None]:
+        return [None if token.scored is None else _by_id(token.scored, token.rank, count) for token in tokens]
+
+    return await off_the_loop(2 * len(tokens) * (1 + count), written)  # two characters, about, for the text of each
 
 
-def _by_id(scored: TokenTextLogprob, rank: int | None, count: int) -> dict[str, Any]:
-    ranked: list[tuple[TokenText, int | None]] = [(scored, rank)]
-    ranked += [(top, place) for place, top in enumerate(scored.top[:count], start=1)]
-    return {
-        str(token.token_id): {
-            "logprob": finite(token.logprob),
-            "rank": place,
-            "decoded_token": token.token,
-        }
-        for token, place in ranked
-    }
+def _by_id(scored: TokenTextLogprob, rank: int | None, count: int) -> Json:
+    ranked = {scored.token_id: _ranked(scored.spelling, scored.logprob, "null" if rank is None else str(rank))}
+    for place, (spelling, logprob) in enumerate(scored.top(count), start=1):
+        ranked[spelling.token_id] = _ranked(spelling, logprob, str(place))
+    return Json("{" + ",".join([f'"{token_id}":{told}' for token_id, told in ranked.items()]) + "}")
 
 
-def finite(logprob: float) -> float:
+def _ranked(spelling: TokenSpelling, logprob: float, rank: str) -> str:
+    return f'{{"logprob":{finite_json(logprob)},"rank":{rank},"decoded_token":{spelling.json}}}'
+
+
+def finite_json(logprob: float) -> str:
     """A log-probability as JSON can say it: OpenAI writes -9999 for a token that is as good as impossible."""
-    return max(logprob, -9999.0)
-
-
-def _token(token: TokenText, by_id: bool) -> dict[str, Any]:
-    return {"token": token_name(token, by_id=by_id), "logprob": finite(token.logprob), "bytes": list(token.bytes)}
+    return _repr(logprob) if logprob > -9999.0 else "-9999.0"

@@ -55,7 +55,6 @@ _OTHER_SERVERS: dict[str, Refused] = {
     "prompt_embeds": Refused(instead="use 'prompt'"),
     "repetition_detection": Refused(instead="use 'repetition_penalty'"),
     "return_hidden_states": Refused((False,)),
-    "return_token_ids": Refused((False,), "'/tokenize' tells the ids of a text"),
     "spaces_between_special_tokens": Refused((True,)),
     "stop_regex": Refused(([],), "constrain the answer with 'response_format'"),
     "structural_tag": Refused(instead="use 'tools', or a 'lark_grammar'"),

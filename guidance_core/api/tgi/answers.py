@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from guidance_core.api.answer import merged
 from guidance_core.api.attempt import Piece
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tgi.requests import Seeded
-from guidance_core.output import ChoiceOutput, PromptToken, TextDelta, TokenText, TokenTextLogprob
+from guidance_core.output import ChoiceOutput, PromptToken, TextDelta, TokenSpelling, TokenTextLogprob
 
 # ASCII only: clients exist that end a line at U+2028, where SSE does not.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -89,7 +89,8 @@ class TokenWriter:
             self._repeat(piece.text[: self._chars - start])
         for i, entry in enumerate(entries):
             until = entries[i + 1].text_offset if i + 1 < len(entries) else end
-            self._append(self._token(entry, piece.text[self._chars - start : until - start]), entry.top)
+            text = piece.text[self._chars - start : until - start]
+            self._append(self._token(entry.spelling, entry.logprob, text), entry.top())
             self._chars = until
         if self._chars < end:
             self._repeat(piece.text[self._chars - start :])
@@ -100,7 +101,7 @@ class TokenWriter:
             self._append({"id": token_id, "text": "", "logprob": None, "special": True}, ())
         else:
             # It is no part of the text, whatever it is: clients leave out special tokens.
-            self._append({**self._token(entry, entry.token), "special": True}, entry.top)
+            self._append({**self._token(entry.spelling, entry.logprob, entry.token), "special": True}, entry.top())
 
     def _repeat(self, text: str) -> None:
         """One more part of the last token; an answer with no token at all gets an end token."""
@@ -110,16 +111,16 @@ class TokenWriter:
         last = self.written[-1]
         self.written.append(replace(last, token={**last.token, "text": text}))
 
-    def _append(self, token: Token, top: Sequence[TokenText]) -> None:
+    def _append(self, token: Token, top: Iterable[tuple[TokenSpelling, float]]) -> None:
         index = self.written[-1].index + 1 if self.written else 1
-        self.written.append(Written(index, token, [self._token(each, each.token) for each in top]))
+        self.written.append(Written(index, token, [self._token(each, logprob, each.text) for each, logprob in top]))
 
-    def _token(self, entry: TokenText, text: str) -> Token:
+    def _token(self, spelling: TokenSpelling, logprob: float, text: str) -> Token:
         return {
-            "id": entry.token_id,
+            "id": spelling.token_id,
             "text": text,
-            "logprob": _finite(entry.logprob),
-            "special": entry.token_id in self._special_ids,
+            "logprob": _finite(logprob),
+            "special": spelling.token_id in self._special_ids,
         }
 
 
@@ -209,8 +210,8 @@ def prefill_tokens(tokens: Sequence[PromptToken]) -> list[Token]:
     """A prompt's tokens as the details have them; the first one has no logprob."""
     return [
         {
-            "id": token.token_id,
-            "text": token.token,
+            "id": token.spelling.token_id,
+            "text": token.spelling.text,
             "logprob": None if token.scored is None else _finite(token.scored.logprob),
         }
         for token in tokens

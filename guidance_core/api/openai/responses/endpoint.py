@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from guidance_core.api.attempt import Piece
 from guidance_core.api.events import event_stream
 from guidance_core.api.grammar_log import GrammarLog
+from guidance_core.api.json_text import Json, JsonBody, json_ascii
 from guidance_core.api.openai.chat_run import ChatRun, prepare
 from guidance_core.api.openai.guidance_details import guidance_details
-from guidance_core.api.openai.logprobs import token_logprobs
+from guidance_core.api.openai.logprobs import TokenNames, token_logprobs
 from guidance_core.api.openai.requests import logged_grammar
 from guidance_core.api.openai.responses.bodies import ResponsesBody
 from guidance_core.api.openai.responses.output import Event, Output
@@ -26,8 +26,6 @@ from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
 from guidance_core.errors import RequestError
 from guidance_core.generation import FinishReason
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
@@ -50,7 +48,7 @@ async def create_response(served: ServedModel, body: ResponsesBody) -> Response:
         return event_stream(writer.events(pieces), failure=writer.failure, choices=1, comments_every=comments_every)
     async for _ in writer.told(pieces):
         pass
-    return JSONResponse(writer.response())
+    return JsonBody(writer.response())
 
 
 class _Writer:
@@ -62,6 +60,7 @@ class _Writer:
         self._log_lines = ""
         self._with_guidance = body.include_guidance
         self._with_logprobs = body.with_logprobs
+        self._names = TokenNames(in_ascii=body.stream)
         self._output = Output()
         self._finish_reason: FinishReason | None = None
         self._error: dict[str, Any] | None = None
@@ -118,7 +117,9 @@ class _Writer:
         [reader] = self._run.readers
         async with aclosing(pieces):
             async for _, piece in pieces:
-                logprobs = token_logprobs(piece.logprobs or ()) if self._with_logprobs else []
+                logprobs: list[Json] = []
+                if self._with_logprobs:
+                    logprobs = token_logprobs(piece.logprobs or (), self._names)
                 events: list[Event] = []
                 for delta in reader.read(piece):
                     events += self._output.add(delta, logprobs)
@@ -149,7 +150,7 @@ class _Writer:
     def _written(self, event: Event) -> bytes:
         numbered = {**event, "sequence_number": self._sequence}
         self._sequence += 1
-        return f"event: {event['type']}\ndata: {_encode(numbered)}\n\n".encode("ascii")
+        return f"event: {event['type']}\ndata: {json_ascii(numbered)}\n\n".encode("ascii")
 
     def _usage(self) -> dict[str, Any]:
         answer, compilation = self._run.answer, self._run.compilation

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from guidance_core.api.json_text import Json
+
 Event = dict[str, Any]
 """``type`` and the fields of that type, save ``sequence_number``."""
 
@@ -24,7 +26,7 @@ class Output:
         self.items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
 
-    def add(self, delta: dict[str, Any], logprobs: Sequence[dict[str, Any]] = ()) -> list[Event]:
+    def add(self, delta: dict[str, Any], logprobs: Sequence[Json] = ()) -> list[Event]:
         """Take a delta of `MessageReader`.
 
         Args:
@@ -71,7 +73,7 @@ class Output:
             self._open["status"] = "incomplete"
             self._open = None
 
-    def _add_text(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]]) -> list[Event]:
+    def _add_text(self, kind: str, text: str, logprobs: Sequence[Json]) -> list[Event]:
         events: list[Event] = []
         if self._open is None or self._open["type"] != kind:
             events += self._begin(_text_item(kind))

@@ -1,0 +1,60 @@
+"""JSON out of parts of which some are written already.
+
+Most of an answer with log-probabilities is tokens' texts and bytes, which are the same whenever a token comes: each
+token's JSON is written once (`output.token_spelling`) and put together here, byte for byte as `json` would write it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from json.encoder import encode_basestring, encode_basestring_ascii
+from typing import Any
+
+from starlette.responses import Response
+
+
+class Json(str):
+    """Text that is JSON."""
+
+    __slots__ = ()
+
+
+def json_ascii(value: Any) -> str:
+    """A value as JSON in ASCII, for events: clients exist that end a line at U+2028, where SSE does not.
+
+    Args:
+        value: dictionaries by strings, lists, strings, numbers, booleans, None, and `Json` anywhere among them.
+    """
+    return _written(value, encode_basestring_ascii, _encode_ascii)
+
+
+class JsonBody(Response):
+    """A whole answer as JSON in UTF-8; see `json_ascii` for what it takes. There are no infinities in it."""
+
+    media_type = "application/json"
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        """Answer 200."""
+        super().__init__(_written(value, encode_basestring, _encode_unicode))
+
+
+_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
+_encode_unicode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _written(value: Any, quote: Callable[[str], str], encode: Callable[[Any], str]) -> str:
+    kind = type(value)
+    if kind is Json:
+        return value  # type: ignore[no-any-return]
+    if kind is str:
+        return quote(value)
+    if kind is dict:
+        return "{" + ",".join([f"{quote(key)}:{_written(item, quote, encode)}" for key, item in value.items()]) + "}"
+    if kind is list:
+        return "[" + ",".join([_written(item, quote, encode) for item in value]) + "]"
+    if value is None:
+        return "null"
+    if kind is int:
+        return int.__repr__(value)
+    return encode(value)
