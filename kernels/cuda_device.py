@@ -128,21 +128,27 @@ class CudaDevice:
         config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
         # What PyTorch's own compiler calls in the code it makes; torch.cuda.current_stream takes ten times as long.
         config.hStream = self._driver.CUstream(torch._C._cuda_getCurrentRawStream(self._index))
-        attributes = [self._cooperative] if cooperative else []
         launch = (config, function, ctypes.addressof(places), 0)
-        with self._context():
-            if self._overlaps:
-                try:
-                    self._launch([*attributes, self._overlapping], *launch)
-                    return
-                except KernelUnavailable as error:
-                    self._launch(attributes, *launch)  # fails as well where it is not the overlap that is refused
-                    self._overlaps = False
-                    _LOGGER.info("Kernels begin only when the one before has ended: %s", error)
-            else:
+        attributes = [self._cooperative] if cooperative else []
+        if int(self._call("cuCtxGetCurrent")) == int(self._primary):
+            self._launch(attributes, *launch)
+        else:
+            with self._context():
                 self._launch(attributes, *launch)
 
     def _launch(self, attributes: list[Any], config: Any, *rest: Any) -> None:
+        if self._overlaps:
+            try:
+                self._launch_with([*attributes, self._overlapping], config, *rest)
+                return
+            except KernelUnavailable as error:
+                self._launch_with(attributes, config, *rest)  # raises where it is not the overlap that is refused
+                self._overlaps = False
+                _LOGGER.info("Kernels begin only when the one before has ended: %s", error)
+        else:
+            self._launch_with(attributes, config, *rest)
+
+    def _launch_with(self, attributes: list[Any], config: Any, *rest: Any) -> None:
         config.attrs = attributes
         config.numAttrs = len(attributes)
         self._call("cuLaunchKernelEx", config, *rest)
@@ -159,9 +165,6 @@ class CudaDevice:
     @contextmanager
     def _context(self) -> Iterator[None]:
         """PyTorch's context, also in a thread in which PyTorch has not used the device yet."""
-        if int(self._call("cuCtxGetCurrent")) == int(self._primary):
-            yield
-            return
         self._call("cuCtxPushCurrent", self._primary)
         try:
             yield

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -159,14 +159,11 @@ def select(logits: Logits, bitmask: torch.Tensor, rows: Rows) -> Selection:
     return Selection(logits, bitmask, rows, count, vocabulary, dtype, device)
 
 
-@contextmanager
-def on_stream(device: torch.device, stream: int | None) -> Iterator[None]:
+def on_stream(device: torch.device, stream: int | None) -> AbstractContextManager[object]:
     """Make a CUDA stream, by its handle, the current one of PyTorch, so that memory that is freed waits for it too."""
     if stream is None:
-        yield
-    else:
-        with torch.cuda.stream(torch.cuda.ExternalStream(stream, device)):  # type: ignore[no-untyped-call]
-            yield
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.ExternalStream(stream, device))  # type: ignore[no-untyped-call]
 
 
 def readable(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
