@@ -143,7 +143,8 @@ class GrammarCompiler:
                 f"{self._waiting} requests wait for grammars to be compiled, and no more may: try again later.",
                 retry_after=1,
             )
-        return _Compiling(self._threads[_lane(constraint)].submit(self._compile, constraint))
+        lane = _lane(constraint)
+        return _Compiling(self._threads[lane].submit(self._compile, constraint, lane))
 
     async def _wait(self, compiling: _Compiling) -> None:
         if compiling.work.done():
@@ -172,17 +173,17 @@ class GrammarCompiler:
         """Stop the threads."""
         self._threads.shutdown(wait=False)
 
-    def _compile(self, constraint: Constraint) -> Grammar:
+    def _compile(self, constraint: Constraint, lane: str) -> Grammar:
         if len(constraint.definition.encode()) > self._settings.max_grammar_bytes:
             raise InvalidGrammar(
                 f"The grammar is longer than {self._settings.max_grammar_bytes:,} bytes, the most accepted here."
             )
-        crash = long_crashes(constraint) if _may_take_long(constraint) else None
+        crash = long_crashes(constraint) if constraint.kind not in _TRIED and lane != "short" else None
         if crash is None and (written := constraint.written_for_llguidance) is not None:
             crash = crashes(written)
         if crash is not None:
             raise InvalidGrammar(f"The grammar {crash}.")
-        translation = first_taken(constraint.translations(), self._problem)
+        translation = first_taken(constraint.translations(written), self._problem)
         if written is not None:
             self._begin(translation.source)
         return Grammar(
@@ -229,8 +230,3 @@ def _lane(constraint: Constraint) -> str:
     if is_long(constraint.definition):
         return "long"
     return "tried" if constraint.kind in _TRIED or has_long_pattern(constraint.definition) else "short"
-
-
-def _may_take_long(constraint: Constraint) -> bool:
-    definition = constraint.definition
-    return constraint.kind not in _TRIED and (is_long(definition) or has_long_pattern(definition))

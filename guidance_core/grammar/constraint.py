@@ -50,17 +50,18 @@ class Constraint:
             InvalidGrammar: as `translations`.
         """
         match self.kind:
-            case "lark" | "llguidance":
-                return _enforceable(self.definition)
-            case "gbnf":
-                return _enforceable(lark_from_gbnf(self.definition))
+            case "lark" | "llguidance" | "gbnf":
+                return self._translated()
             case "tools" | "reasoning":
                 answer = json.loads(self.definition)["answer"]
                 return None if answer is None else Constraint(**answer).written_for_llguidance
         return None
 
-    def translations(self) -> Iterator[Translation]:
+    def translations(self, written: str | None = None) -> Iterator[Translation]:
         """Llguidance grammars of which the first that it takes is to be used; up to some tenths of a second each.
+
+        Args:
+            written: `written_for_llguidance`, where that is known: then it is not translated again.
 
         Raises:
             InvalidGrammar: the definition is malformed, or needs what cannot be promised.
@@ -76,14 +77,16 @@ class Constraint:
                 if is_empty(source):
                     raise InvalidGrammar("The regular expression matches no text at all.")
                 yield Translation(source)
-            case "lark" | "llguidance":
-                yield Translation(_enforceable(self.definition))
-            case "gbnf":
-                yield Translation(_enforceable(lark_from_gbnf(self.definition)))
+            case "lark" | "llguidance" | "gbnf":
+                yield Translation(self._translated() if written is None else written)
             case "reasoning":
-                yield from _reasoned_translations(json.loads(self.definition))
+                yield from _reasoned_translations(json.loads(self.definition), written)
             case "tools":
-                yield _tools_translation(json.loads(self.definition))
+                yield _tools_translation(json.loads(self.definition), written)
+
+    def _translated(self) -> str:
+        """Lark, GBNF or llguidance's own form, as llguidance is to read it."""
+        return _enforceable(lark_from_gbnf(self.definition) if self.kind == "gbnf" else self.definition)
 
 
 def json_schema(schema: Any, *, exact: bool = False) -> Constraint:
@@ -223,13 +226,13 @@ def reasoned(thoughts: Thoughts, answer: Constraint | None) -> Constraint:
     return _constraint("reasoning", _json(definition))
 
 
-def _reasoned_translations(definition: dict[str, Any]) -> Iterator[Translation]:
+def _reasoned_translations(definition: dict[str, Any], written: str | None) -> Iterator[Translation]:
     thoughts = Thoughts(**definition["thoughts"])
     if definition["answer"] is None:
         yield with_thoughts(thoughts, None)
         return
     answer = Constraint(**definition["answer"])
-    for translation in answer.translations():
+    for translation in answer.translations(written):
         yield with_thoughts(thoughts, translation, gap=not _may_begin_with_line_break(answer, translation.source))
 
 
@@ -244,7 +247,7 @@ def _may_begin_with_line_break(answer: Constraint, source: str) -> bool:
     return beside is not None and not Constraint(**beside).is_json
 
 
-def _tools_translation(definition: dict[str, Any]) -> Translation:
+def _tools_translation(definition: dict[str, Any], written: str | None) -> Translation:
     given = None if definition["answer"] is None else Constraint(**definition["answer"])
     return tools_grammar(
         ToolFormat(**definition["format"]),
@@ -254,7 +257,7 @@ def _tools_translation(definition: dict[str, Any]) -> Translation:
         answer=None
         if given is None
         else Answer(
-            given.translations(),
+            given.translations(written),
             json.loads(given.definition) if given.is_json else None,
             given.exact,
             definition["answer_param"],

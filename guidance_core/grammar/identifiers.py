@@ -7,12 +7,13 @@ pointers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
+
+from pydantic_core import to_json
 
 from guidance_core.grammar.drafts import LATEST, check_draft, draft_of, has_keyword, is_known, meant_draft
 from guidance_core.grammar.keywords import Schema, placed_subschemas, subschemas
@@ -49,11 +50,11 @@ def pointers_only(root: Schema, text: str) -> str:
         _check_name("", root)
         if not is_known(root["$schema"]):
             del root["$schema"]  # the latest draft then; some readers would look for it elsewhere
-            text = json.dumps(root, ensure_ascii=False)
+            text = to_json(root).decode()
     inside = [name for name in ("$schema", "$id" if draft_of(root) > 4 else "id") if _is_below(name, root, text)]
     if inside or _BY_NAME.search(text) is not None:
         _Resources(root).point()
-        return json.dumps(root, ensure_ascii=False)
+        return to_json(root).decode()
     return text
 
 

@@ -50,6 +50,8 @@ def long_crashes(constraint: Constraint) -> str | None:
 
 def has_long_pattern(definition: str) -> bool:
     """Whether a constraint's definition may have a regular expression that takes a second or more."""
+    if len(definition) <= _LONG_PATTERN:
+        return False
     # An escaped quotation mark ends no string.
     return max(map(len, definition.replace('\\"', "").split('"'))) > _LONG_PATTERN
 

@@ -40,7 +40,7 @@ async def test_equal_constraints_compile_once_even_at_the_same_time(
 ) -> None:
     calls: list[Constraint] = []
     original = Constraint.translations
-    monkeypatch.setattr(Constraint, "translations", lambda self: (calls.append(self), original(self))[1])
+    monkeypatch.setattr(Constraint, "translations", lambda self, _: (calls.append(self), original(self))[1])
     compilations = await asyncio.gather(*(compiler.compile(constraint.json_schema(SCHEMA)) for _ in range(8)))
     assert len(calls) == 1
     assert len({id(compilation.grammar) for compilation in compilations}) == 1
@@ -48,12 +48,26 @@ async def test_equal_constraints_compile_once_even_at_the_same_time(
     assert all(compilation.seconds > 0 for compilation in compilations)
 
 
+@pytest.mark.parametrize("wrapped", [lambda c: c, lambda c: constraint.reasoned(Thoughts(None, 5, (), 0, None), c)])
+async def test_gbnf_is_translated_once(
+    compiler: GrammarCompiler,
+    monkeypatch: pytest.MonkeyPatch,
+    wrapped: Callable[[Constraint], Constraint],
+) -> None:
+    calls: list[str] = []
+    original = constraint.lark_from_gbnf
+    monkeypatch.setattr(constraint, "lark_from_gbnf", lambda text: (calls.append(text), original(text))[1])
+    grammar = (await compiler.compile(wrapped(constraint.ebnf('root ::= "a" | "b"')))).grammar
+    assert grammar.source
+    assert len(calls) == 1
+
+
 async def test_the_cache_is_bounded_and_forgets_the_oldest(
     ll_tokenizer: LLTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
     original = Constraint.translations
-    monkeypatch.setattr(Constraint, "translations", lambda self: (calls.append(self.definition), original(self))[1])
+    monkeypatch.setattr(Constraint, "translations", lambda self, _: (calls.append(self.definition), original(self))[1])
     compiler = GrammarCompiler(ll_tokenizer, GuidanceSettings(cache_size=2))
     for pattern in ("a", "b", "a", "c", "a", "b"):
         await compiler.compile(constraint.regex(pattern))
@@ -94,7 +108,7 @@ class Held:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     held, original = Held(), Constraint.translations
     monkeypatch.setattr(
-        Constraint, "translations", lambda self: (held.pass_through(self.definition), original(self))[1]
+        Constraint, "translations", lambda self, _: (held.pass_through(self.definition), original(self))[1]
     )
     yield held
     held.release()
@@ -146,7 +160,7 @@ async def test_who_waits_for_a_thread_when_the_service_ends_is_told_so(
 ) -> None:
     may_compile, compiling, original = threading.Event(), threading.Semaphore(0), Constraint.translations
 
-    def translate_later(self: Constraint) -> Iterator[Translation]:
+    def translate_later(self: Constraint, _: str | None) -> Iterator[Translation]:
         compiling.release()
         may_compile.wait(10)
         return original(self)

@@ -165,6 +165,7 @@ def test_what_llguidance_alone_would_refuse_or_misread_is_accepted(
         ({"enum": [1, 2], "not": {"type": "number"}, "uniqueItems": 3}, "'uniqueItems' must be true or false"),
         ({"multipleOf": 0}, "a number above 0"),
         ({"allOf": [{"multipleOf": 99999}, {"multipleOf": 100000}]}, "too large a common multiple"),
+        ({"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "too large a common multiple"),
         ({"const": 2**53 + 1}, "beyond ±2**53"),
         ({"enum": [{"a": [0.12345678901234567]}]}, "more than 15 digits"),
         ({"exclusiveMinimum": True, "minimum": 1}, "'exclusiveMinimum' must be a finite number"),
@@ -183,12 +184,26 @@ def test_what_cannot_be_promised_is_refused_by_place_and_reason(schema: dict[str
         next(translations(json.dumps(schema)))
 
 
-def test_deep_schemas_are_refused_before_anything_recurses() -> None:
-    schema: dict[str, Any] = {}
-    for _ in range(300):
-        schema = {"items": schema}
+def test_steps_that_meet_in_no_value_may_have_a_large_common_multiple() -> None:
+    schema = {"properties": {"a": {"multipleOf": 997}, "b": {"multipleOf": 991}}}
+    assert next(translations(json.dumps(schema))).route == "exact"
+
+
+@pytest.mark.parametrize("levels", [96, 300])
+def test_deep_schemas_are_refused_before_anything_recurses(levels: int) -> None:
     with pytest.raises(InvalidGrammar, match="nested more than 96 levels"):
-        next(translations(json.dumps(schema)))
+        next(translations(json.dumps(_nested(levels))))
+
+
+def test_schemas_of_96_levels_are_taken() -> None:
+    assert next(translations(json.dumps(_nested(95)))).route == "exact"
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels - 1):
+        schema = {"items": schema}
+    return schema
 
 
 @pytest.mark.parametrize(
