@@ -186,6 +186,7 @@ class GenerationRequest:
         stop: stop strings. Executors leave them to `output`, which finds them in tokens' text and in text alike.
         complete: the answer must end inside the grammar within ``max_tokens``: as the tokens run out, the mask narrows
             to what still leads to an end. Only with a grammar.
+        token_ids: the answer's tokens are asked for; an executor that only has their text refuses.
         measure_mass: measure `GuidanceTimes.allowed_mass` at every sampled token. It costs another pass over the
             logits; executors may measure it now and then without being asked.
         lora: the adapter to answer with, or None for the model as it is.
@@ -199,6 +200,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     stop: tuple[str, ...] = ()
     complete: bool = False
+    token_ids: bool = False
     measure_mass: bool = False
     lora: LoraAdapter | None = None
     priority: int = 0

@@ -47,7 +47,6 @@ class TextOptions:
     skip_special_tokens: bool = True
     keep_leading_space: bool = False
     include_stop_string: bool = False
-    with_token_ids: bool = False
     thinking: Thinking | None = None
 
 
@@ -82,7 +81,7 @@ class Attempt:
                 keep_leading_space=text.keep_leading_space,
                 include_stop_string=text.include_stop_string,
                 under_grammar=request.grammar is not None,
-                with_token_ids=text.with_token_ids,
+                with_token_ids=request.token_ids,
                 markers=None if text.thinking is None else text.thinking.markers,
             )
             for choice in choices

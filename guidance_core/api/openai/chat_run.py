@@ -100,7 +100,6 @@ async def prepare(served: ServedModel, body: ChatBody) -> ChatRun:
     text = TextOptions(
         skip_special_tokens=body.skip_special_tokens and not marked,
         include_stop_string=body.include_stop_str_in_output,
-        with_token_ids=body.return_token_ids,
         thinking=thinking,
     )
     tool_format = model.tool_use.format if tools else None

@@ -116,7 +116,6 @@ async def _answer(
         skip_special_tokens=body.skip_special_tokens,
         keep_leading_space=True,
         include_stop_string=body.include_stop_str_in_output,
-        with_token_ids=body.return_token_ids,
     )
     return Answer(model, request, text, check_budget(served.settings.guidance, body))
 

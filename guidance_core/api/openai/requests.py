@@ -112,6 +112,7 @@ def generation_request(
         grammar=grammar,
         stop=tuple(body.stop or ()),
         complete=body.fit_to_max_tokens,
+        token_ids=body.return_token_ids,
         measure_mass=body.include_guidance and grammar is not None,
         lora=lora,
         priority=body.priority,

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 
 from guidance_core.api.openai.tools import CalledFunction, ToolCall
 
+_TOKEN_IDS = "Only with `return_token_ids`: of all tokens that were generated, those that end the answer included."
+
 
 class ErrorObject(BaseModel):
     """What is wrong, and how to mend it."""
@@ -140,6 +142,7 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
     llg_logs: str | None = Field(None, description="Only with `llg_log_level`: llguidance's reports, line by line.")
+    token_ids: list[int] | None = Field(None, description=_TOKEN_IDS)
 
 
 class ChatCompletion(bentoml.IODescriptor):
@@ -154,6 +157,7 @@ class ChatCompletion(bentoml.IODescriptor):
     choices: list[ChatChoice]
     usage: Usage
     prompt_logprobs: PromptLogprobs | None = Field(None, description="Only where they are asked for.")
+    prompt_token_ids: list[int] | None = Field(None, description="Only with `return_token_ids`.")
     expanded_prompt: str | None = Field(None, description="Only with `return_expanded_prompt`.")
 
 
@@ -175,6 +179,8 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
     prompt_logprobs: PromptLogprobs | None = Field(None, description="Only where they are asked for.")
     llg_logs: str | None = Field(None, description="Only with `llg_log_level`: llguidance's reports, line by line.")
+    prompt_token_ids: list[int] | None = Field(None, description="Only with `return_token_ids`.")
+    token_ids: list[int] | None = Field(None, description=_TOKEN_IDS)
 
 
 class Completion(bentoml.IODescriptor):

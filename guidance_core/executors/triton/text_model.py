@@ -56,6 +56,8 @@ class _TextInterface(ModelInterface):
             raise self._unsupported("stop_token_ids", "its model takes text, not tokens")
         if request.sampling.logit_bias:
             raise self._unsupported("logit_bias", "its model takes text, not tokens")
+        if request.token_ids:
+            raise self._unsupported("return_token_ids", "its model answers text, not tokens")
 
 
 class TextModel(_TextInterface):

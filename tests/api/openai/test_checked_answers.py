@@ -328,3 +328,19 @@ class TestRefusedStreams:
         assert NOTE in refused.json()["error"]["message"]
         assert whole.status_code == 200
         assert len(executor.requests) == 1
+
+
+async def test_token_ids_are_those_of_the_attempts_that_passed(
+    openai: AsyncOpenAI, loaded: LoadedModel, model: Model
+) -> None:
+    passed = [[*loaded.prompts.tokenizer.encode(text, add_special_tokens=False).ids, 2] for text in (GOOD, "[7]")]
+    extra_body = {"return_token_ids": True, "response_format": FORMAT}
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "Hi", "max_tokens": 32, "n": 2, "extra_body": extra_body}
+    model([BAD, GOOD], ["[7]"])
+    completion = await openai.completions.create(**asked)
+    assert [(choice.model_extra or {})["token_ids"] for choice in completion.choices] == passed
+    model([BAD, GOOD], ["[7]"])
+    streamed: list[list[int]] = [[], []]
+    async for chunk in await openai.completions.create(**asked, stream=True):
+        streamed[chunk.choices[0].index] += (chunk.choices[0].model_extra or {})["token_ids"]
+    assert streamed == passed

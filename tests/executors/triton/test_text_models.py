@@ -177,6 +177,8 @@ async def test_what_can_only_be_said_in_tokens_is_refused_by_name(
     for sampling in ({"stop_token_ids": (5,)}, {"logit_bias": {5: 1.0}}):
         with pytest.raises(Unsupported, match="takes text, not tokens"):
             executors[model].check(make_request(prompt_ids, **sampling))
+    with pytest.raises(Unsupported, match="return_token_ids cannot be honoured"):
+        executors[model].check(replace(make_request(prompt_ids), token_ids=True))
     letters = [token for letter in "capital" for token in tokenizer.encode(letter).ids]
     with pytest.raises(Unsupported, match="are not those that its text has"):
         await anext(executors[model].generate(make_request(letters)))
