@@ -63,15 +63,16 @@ class CudaDevice:
 
     From Hopper on, a grid is placed while the one ahead of it in the stream still runs, and waits there for its end
     (programmatic dependent launch): so the stream does not stand still while a grid is set up. Kernels that are
-    launched here therefore begin with ``wait_for_grid_ahead``.
+    launched so must begin with ``wait_for_grid_ahead``.
     """
 
-    def __init__(self, index: int, source: str | None = None) -> None:
+    def __init__(self, index: int, source: str | None = None, *, overlaps: bool = True) -> None:
         """Look at the device.
 
         Args:
             index: of the device.
             source: other kernels than those of ``mask_logits.cu``, with the same kinds of arguments.
+            overlaps: where device and driver can, place a kernel while the one ahead of it still runs.
 
         Raises:
             KernelUnavailable: ``cuda.bindings`` or the driver is missing, or they do not fit each other.
@@ -88,7 +89,8 @@ class CudaDevice:
         self.multiprocessors = properties.multi_processor_count
         self._call("cuInit", 0)
         self._primary = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
-        self._overlaps = self._capability >= (9, 0) and self._call("cuDriverGetVersion") >= _OVERLAP_IN_GRAPHS
+        can_overlap = self._capability >= (9, 0) and self._call("cuDriverGetVersion") >= _OVERLAP_IN_GRAPHS
+        self._overlaps = overlaps and can_overlap
         names = driver.CUlaunchAttributeID
         self._cooperative = self._attribute(names.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, "cooperative")
         self._overlapping = self._attribute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from kernels.cpu import cpu_kernels
 from kernels.cuda_device import SOURCE, CudaDevice
 from kernels.cxx import INSTALL
 from kernels.fused_mask import FusedMask
-from kernels.mask_logits import mask_logits
+from kernels.mask_logits import launch_mask, mask_logits
 from kernels.numpy_operations import mask_with_numpy
 from kernels.selection import select
 
@@ -28,7 +29,7 @@ class Contender:
     """A kernel.
 
     Attributes:
-        name: for tables.
+        name: for tables; of our own it begins with "ours".
         prepare: given logits [rows, vocabulary] and masks, what is then called again and again with both.
         is_fused: it also applies temperature and min-p, chooses and measures.
     """
@@ -55,6 +56,7 @@ def on_gpu() -> tuple[list[Contender], list[str]]:
     """Those that can run, ours first; and why others cannot."""
     contenders = [
         _fixed("ours", mask_logits),
+        _fixed("ours, no overlap", _without_overlap()),
         Contender("ours, fused", _fused, is_fused=True),
         Contender("block per row", _block_per_row, is_fused=True),
     ]
@@ -89,10 +91,15 @@ def _fixed(name: str, call: Call) -> Contender:
     return Contender(name, lambda logits, bitmask: call)
 
 
-def empty_launch() -> Callable[[], None]:
-    """A kernel that does nothing."""
+def empty_launch() -> Callable[[int], None]:
+    """A kernel that does nothing, launched as any kernel is."""
     device = _yardsticks()
-    return lambda: device.launch("empty", torch.float32, (1, 1), 32, ())
+    return lambda _: device.launch("empty", torch.float32, (1, 1), 32, ())
+
+
+def _without_overlap() -> Call:
+    device = CudaDevice(torch.cuda.current_device(), overlaps=False)
+    return lambda logits, bitmask: launch_mask(device, select(logits, bitmask, None))
 
 
 def _sampling(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,9 +112,10 @@ def _fused(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:
     return lambda logits, bitmask: fused(logits, bitmask, temperature=temperature, min_p=min_p)
 
 
+@cache
 def _yardsticks() -> CudaDevice:
     source = SOURCE.read_text() + Path(__file__).with_name("block_per_row.cu").read_text()
-    return CudaDevice(torch.cuda.current_device(), source)
+    return CudaDevice(torch.cuda.current_device(), source, overlaps=False)
 
 
 def _block_per_row(logits: torch.Tensor, bitmask: torch.Tensor) -> Call:

@@ -8,26 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One workload.
-
-    Attributes:
-        dtype: of the logits.
-        vocabulary: logits per row.
-        rows: of the batch.
-        kind: of the masks.
-        bytes: that a plain mask must move: its own, and the logits that it forbids.
-        seconds: of one call, by contender.
-    """
-
-    dtype: str
-    vocabulary: int
-    rows: int
-    kind: str
-    bytes: int
-    seconds: dict[str, float]
+from benchmarks.kernels.goals import Cell, goals
 
 
 @dataclass(slots=True)
@@ -71,6 +52,10 @@ class Table:
                 assert self.copy_bandwidth is not None
                 fields.append(f"{cell.bytes / cell.seconds['ours'] / self.copy_bandwidth:.2f}")
             lines.append(_line(fields))
+        judged = goals(self.cells, self.empty_launch_seconds, self.copy_bandwidth)
+        if judged:
+            lines += ["", _line(["goal", "measured", "met"]), _line(["---"] * 3)]
+            lines += [_line([goal.text, goal.measured, "yes" if goal.is_met else "no"]) for goal in judged]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:

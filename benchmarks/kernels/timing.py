@@ -9,7 +9,10 @@ from statistics import median
 
 import torch
 
-_CALLS_PER_GRAPH = 20
+CALLS_PER_GRAPH = 20
+
+_HEAD_START = 400_000
+"""Cycles that the device spends before what is measured, so that it never waits for the host meanwhile."""
 
 
 def cpu_seconds(calls: list[Callable[[], object]], budget: float) -> list[float]:
@@ -36,40 +39,48 @@ def cpu_seconds(calls: list[Callable[[], object]], budget: float) -> list[float]
     return [median(taken) for taken in times]
 
 
-def gpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+def gpu_seconds(
+    calls: list[Callable[[int], object]], rounds: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
     """Median of each on the device, without what Python spends: a captured graph of many calls, replayed in turn.
 
     Args:
-        calls: each puts its work on the current stream.
+        calls: each puts its work on the current stream; told how many of its graph come before it, which is below
+            `CALLS_PER_GRAPH`.
         rounds: replays of each graph.
+        before: puts what each replay needs on the current stream; not measured.
     """
     graphs = []
+    before()
+    torch.cuda.synchronize()
     for call in calls:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
-            for _ in range(3):  # compiles, tunes and allocates
-                call()
+            for k in range(CALLS_PER_GRAPH):  # compiles, tunes and allocates
+                call(k)
         side.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for _ in range(_CALLS_PER_GRAPH):
-                call()
+            for k in range(CALLS_PER_GRAPH):
+                call(k)
         graphs.append(graph)
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for graph, taken in zip(graphs, times, strict=True):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            before()
+            torch.cuda._sleep(_HEAD_START)  # type: ignore[no-untyped-call]
             start.record()
             graph.replay()
             end.record()
             end.synchronize()
-            taken.append(start.elapsed_time(end) / 1000 / _CALLS_PER_GRAPH)
+            taken.append(start.elapsed_time(end) / 1000 / CALLS_PER_GRAPH)
     return [median(taken) for taken in times]
 
 
 def copy_bandwidth(rounds: int) -> float:
     """Bytes per second, read and written, that a copy of a gibibyte reaches on the GPU."""
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    [seconds] = gpu_seconds([lambda: target.copy_(source)], rounds)
+    [seconds] = gpu_seconds([lambda _: target.copy_(source)], rounds)
     return 2 * source.numel() / seconds

@@ -40,6 +40,16 @@ def masks(kind: str, rows: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(packed.view(np.int32))
 
 
+def forbidden_sectors(bitmask: torch.Tensor, itemsize: int) -> int:
+    """How many 32-byte sectors of memory hold a forbidden logit.
+
+    Args:
+        bitmask: see `masks`; of rows that begin with a sector.
+        itemsize: bytes of a logit, 2 or 4.
+    """
+    return int((bitmask.numpy().view({4: np.uint8, 2: np.uint16}[itemsize]) + 1 != 0).sum())
+
+
 def forbidden_tokens(bitmask: torch.Tensor) -> int:
     """How many zeros the masks have."""
     bits = np.unpackbits(bitmask.numpy().view(np.uint8))

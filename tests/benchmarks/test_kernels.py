@@ -10,7 +10,8 @@ import torch
 from benchmarks.kernels import __main__ as kernels
 from benchmarks.kernels import contenders, workload
 from benchmarks.kernels.contenders import Contender
-from benchmarks.kernels.table import Cell, Table
+from benchmarks.kernels.goals import Cell, goals
+from benchmarks.kernels.table import Table
 from kernels.cuda_device import SOURCE
 from kernels.nvrtc import compile_cuda
 
@@ -62,12 +63,45 @@ def test_a_contender_that_masks_wrongly_is_not_measured() -> None:
 
 
 def test_a_gpu_table_shows_the_share_of_the_copy_bandwidth() -> None:
-    cell = Cell("float32", 64, 1, "half", 2_000_000, {"ours": 1e-6, "other": 3e-6})
+    cell = Cell("float32", 64, 1, "half", 2_000_000, 2_000_000, {"ours": 1e-6, "other": 3e-6})
     table = Table("A GPU", ["x: not installed"], empty_launch_seconds=2e-6, copy_bandwidth=4e12, cells=[cell])
     text = table.markdown()
     assert "Empty launch 2.0 µs, copy 4.00 TB/s." in text
     assert "Not measured: x: not installed." in text
     assert "| float32 | 64 | 1 | half | 1.0 | 3.0 | 0.50 |" in text
+
+
+def test_a_gpu_table_says_of_each_goal_whether_it_is_met() -> None:
+    names = ("ours", "ours, no overlap", "ours, fused", "block per row", "xgrammar CUDA")
+
+    def cell(rows: int, kind: str, *microseconds: float) -> Cell:
+        seconds = dict(zip(names, (each / 1e6 for each in microseconds), strict=True))
+        return Cell("float32", 128_256, rows, kind, 80_000_000, 160_000_000, seconds)
+
+    cells = [
+        cell(1, "1/2", 2.0, 3.0, 4.0, 12.0, 2.5),
+        cell(1, "all", 2.5, 3.1, 4.0, 11.9, 2.5),
+        cell(256, "1/2", 50.0, 50.0, 90.0, 90.0, 40.0),
+        cell(256, "1/2 in runs", 20.0, 21.0, 90.0, 90.0, 40.0),
+    ]
+    judged = goals(cells, 2e-6, 4e12)
+    assert [(goal.measured.split(" (")[0], goal.is_met) for goal in judged] == [
+        ("1.25", True),
+        ("1.55", False),
+        ("0.80", False),
+        ("1.00", True),
+        ("at most 1.25 of its time", False),
+        ("at most 0.34 of its time", False),
+    ]
+    assert "| at most 1.25 of its time (float32, 256 x 128256, 1/2); more than 1.00 in 1 of 4 cells | no |" in (
+        Table("A GPU", empty_launch_seconds=2e-6, copy_bandwidth=4e12, cells=cells).markdown()
+    )
+
+
+def test_sectors_are_those_that_hold_a_forbidden_logit() -> None:
+    mask = torch.tensor([[-1, 0x00FF_FF7F, -(2**31)]], dtype=torch.int32)
+    assert workload.forbidden_sectors(mask, 4) == 2 + 4
+    assert workload.forbidden_sectors(mask, 2) == 2 + 2
 
 
 def test_the_yardstick_compiles_after_the_kernels_source() -> None:
