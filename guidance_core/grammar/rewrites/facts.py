@@ -20,6 +20,19 @@ from guidance_core.grammar.rewrites.negation import Resolve
 _DEPTH = 6
 _MOST_STEPS = 5_000
 """Questions answered for one document."""
+_ENDS = {
+    "minimum": ("", True),
+    "maximum": ("", False),
+    "minLength": ("Length", True),
+    "maxLength": ("Length", False),
+    "minItems": ("Items", True),
+    "maxItems": ("Items", False),
+    "minProperties": ("Properties", True),
+    "maxProperties": ("Properties", False),
+    "exclusiveMinimum": ("", True),
+    "exclusiveMaximum": ("", False),
+}
+"""Keyword → the range that it is an end of, and whether of the lower one."""
 _JSON_TYPES = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
 
 Accepts = Callable[[Any, Any], bool]
@@ -82,6 +95,13 @@ class Prover:
         self._const = "const" if not means_nothing("const") else None
         self._references_stand_alone = references_stand_alone
         self._steps = 0
+        self._empty_targets: dict[str, bool] = {}
+
+    def leads_to_nothing(self, reference: str) -> bool:
+        """Whether certainly no value satisfies what a reference leads to; asked once for each."""
+        if reference not in self._empty_targets:
+            self._empty_targets[reference] = self.is_empty({"$ref": reference})
+        return self._empty_targets[reference]
 
     def is_empty(self, *schemas: Any) -> bool:
         """Whether certainly no value satisfies all of the schemas."""
@@ -198,17 +218,14 @@ def _add_own(facts: Facts, schema: Schema, const: str | None) -> None:
 
 
 def _add_ranges(facts: Facts, schema: Schema) -> None:
-    for stem in ("", "Length", "Items", "Properties"):
+    for keyword, (stem, is_lower) in _ENDS.items():
+        if keyword not in schema or isinstance(schema[keyword], bool):  # draft 4's exclusive bounds
+            continue
+        bound = schema[keyword]
         low, high = facts.ranges.get(stem, (-math.inf, math.inf))
-        low = max(low, schema.get(f"min{stem}" if stem else "minimum", low))
-        high = min(high, schema.get(f"max{stem}" if stem else "maximum", high))
-        facts.ranges[stem] = (low, high)
-    for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
-        bound = schema.get(keyword, True)
-        if not isinstance(bound, bool):  # draft 4 has booleans here
+        facts.ranges[stem] = (max(low, bound), high) if is_lower else (low, min(high, bound))
+        if keyword.startswith("exclusive"):
             facts.excluded.add(bound)
-            low, high = facts.ranges[""]
-            facts.ranges[""] = (max(low, bound), high) if keyword.endswith("Minimum") else (low, min(high, bound))
 
 
 @lru_cache(maxsize=1024)

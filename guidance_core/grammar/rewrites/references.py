@@ -88,7 +88,7 @@ def rewrite_references(
         relaxed: what the copies' own members refer to is left to the check.
     """
     reference, parts = schema.get("$ref"), schema.get("allOf", [])
-    if reference is not None and document.prover.is_empty({"$ref": reference}):
+    if reference is not None and document.prover.leads_to_nothing(reference):
         del schema["$ref"]
         schema["allOf"] = [*parts, False]
         ledger.rewrote(path, "$ref", "no value satisfies what it leads to")
