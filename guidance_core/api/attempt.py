@@ -107,7 +107,8 @@ class Attempt:
         span, failure = tracing.GenerationSpan(self._model_tag, request), None
         try:
             async with aclosing(self._executor.generate(request)) as deltas:
-                async for delta in self._after_prompt(_timed(deltas, span)):
+                timed = _timed(deltas, span)
+                async for delta in timed if request.sampling.prompt_logprobs is None else self._after_prompt(timed):
                     choice = self._choices[delta.index]
                     output = self.outputs[choice]
                     if output.finish_reason is not None:
@@ -141,14 +142,13 @@ class Attempt:
             )
 
     async def _after_prompt(self, deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
-        """The same deltas, but none before the prompt's log-probabilities are known, if they are asked for."""
-        awaited = self._request.sampling.prompt_logprobs is not None
+        """The same deltas, but none before the prompt's log-probabilities, which are asked for, are known."""
         held: list[TokenDelta] = []
         async for delta in deltas:
             held.append(delta)
             if delta.prompt_logprobs is not None:
                 self.prompt_logprobs = delta.prompt_logprobs
-            if self.prompt_logprobs is not None or not awaited:
+            if self.prompt_logprobs is not None:
                 for each in held:
                     yield each
                 held.clear()

@@ -7,7 +7,7 @@ token's JSON is written once (`output.token_spelling`) and put together here, by
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
@@ -29,12 +29,17 @@ def json_ascii(value: Any) -> str:
     return _written(value, encode_basestring_ascii, _encode_ascii)
 
 
+def logprob_json(logprob: float) -> str:
+    """A log-probability as JSON can say it: OpenAI writes -9999 for a token that is as good as impossible."""
+    return float.__repr__(logprob) if logprob > -9999.0 else "-9999.0"
+
+
 class JsonBody(Response):
     """A whole answer as JSON in UTF-8; see `json_ascii` for what it takes. There are no infinities in it."""
 
     media_type = "application/json"
 
-    def __init__(self, value: Mapping[str, Any]) -> None:
+    def __init__(self, value: Any) -> None:
         """Answer 200."""
         super().__init__(_written(value, encode_basestring, _encode_unicode))
 

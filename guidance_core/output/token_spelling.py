@@ -32,7 +32,7 @@ class TokenSpelling:
     def of(cls, token_id: int, raw: bytes) -> Self:
         """Write a token of these bytes."""
         text = raw.decode("utf-8", "replace")
-        ascii_only = encode_basestring_ascii(text)
-        # The same object, where it is the same text: there is one of these for most tokens of a vocabulary.
-        json = ascii_only if text.isascii() else encode_basestring(text)
-        return cls(token_id, text, raw, json, ascii_only, f"[{','.join(map(str, raw))}]")
+        json, json_ascii = encode_basestring(text), encode_basestring_ascii(text)
+        if json == json_ascii:
+            json = json_ascii  # one object in place of two: there is one for most tokens of a vocabulary
+        return cls(token_id, text, raw, json, json_ascii, f"[{','.join(map(str, raw))}]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ async def test_what_is_set_of_the_model_reaches_prompts_and_tools(
     assert loaded.prompts.completion("Hi")[0] == 2
     assert loaded.tool_use.format.trigger == "<|endoftext|>"
     loaded.grammars.close()
+
+
+async def test_the_garbage_collector_passes_over_what_was_loaded(
+    model_path: Path, executor: ScriptedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_model, "resolve", lambda tag: StoredModel("smollm2:1", model_path, {}, {}))
+    monkeypatch.setattr(served_model, "check_fits", lambda model, settings: None)
+    monkeypatch.setattr(served_model, "create_executor", lambda path, settings: executor)
+
+    gc.unfreeze()
+    loaded = await load_model(Settings())
+
+    assert gc.get_freeze_count() > 10_000
+    loaded.grammars.close()
+    gc.unfreeze()
 
 
 async def test_a_model_that_fails_when_all_is_loaded_leaves_no_executor_behind(

@@ -150,7 +150,7 @@ async def _choices(
             # Written as they come: all at the end would hold up everybody else.
             if body.logprobs and piece.logprobs:
                 logprobs[index] += token_logprobs(piece.logprobs, names)
-            received[index].append(replace(piece, logprobs=None))
+            received[index].append(piece if piece.logprobs is None else replace(piece, logprobs=None))
             logs[index] += await log.lines(index, piece)
     choices = []
     for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from guidance_core.api.json_text import Json
-from guidance_core.api.openai.logprobs import TokenNames, finite_json
+from guidance_core.api.json_text import Json, logprob_json
+from guidance_core.api.openai.logprobs import TokenNames
 from guidance_core.output import PromptToken, TokenSpelling, TokenTextLogprob
 
 Logprobs = dict[str, list[Any]]
@@ -61,7 +61,7 @@ def logprobs_object(entries: Sequence[TokenTextLogprob], echo: Echo, *, top: int
     return {
         "tokens": [Json(name(spelling)) for spelling in spellings],
         # Nothing is known of a prompt's first token.
-        "token_logprobs": [None if entry is None else Json(finite_json(entry.logprob)) for entry in scored],
+        "token_logprobs": [None if entry is None else Json(logprob_json(entry.logprob)) for entry in scored],
         "top_logprobs": [None if entry is None else _likeliest(entry, top, name) for entry in scored],
         "text_offset": [*echo.offsets(), *(start + entry.text_offset for entry in entries)],
     }
@@ -74,4 +74,4 @@ def _likeliest(entry: TokenTextLogprob, top: int, name: Callable[[TokenSpelling]
         likeliest.setdefault(name(spelling), logprob)
     # The token itself is always among them, as in OpenAI's answers.
     likeliest.setdefault(name(entry.spelling), entry.logprob)
-    return Json("{" + ",".join([f"{token}:{finite_json(logprob)}" for token, logprob in likeliest.items()]) + "}")
+    return Json("{" + ",".join([f"{token}:{logprob_json(logprob)}" for token, logprob in likeliest.items()]) + "}")

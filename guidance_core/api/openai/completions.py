@@ -217,7 +217,7 @@ class _Received:
     def add(self, piece: TextDelta, logprobs: Logprobs | None) -> None:
         """Take the next piece, and what it adds to the log-probabilities."""
         self.scores += [entry.logprob for entry in piece.logprobs or ()]
-        self.pieces.append(replace(piece, logprobs=None))
+        self.pieces.append(piece if piece.logprobs is None else replace(piece, logprobs=None))
         if self.logprobs is None or logprobs is None:
             self.logprobs = logprobs
         else:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guidance_core.api.json_text import Json
+from guidance_core.api.json_text import Json, logprob_json
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.output import PromptToken, TokenSpelling, TokenTextLogprob
-
-_repr = float.__repr__
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def token_logprobs(entries: Iterable[TokenTextLogprob], names: TokenNames) -> li
 
 def _token(name: str, logprob: float, spelling: TokenSpelling) -> str:
     """An object that is still open."""
-    return f'{{"token":{name},"logprob":{finite_json(logprob)},"bytes":{spelling.json_bytes}'
+    return f'{{"token":{name},"logprob":{logprob_json(logprob)},"bytes":{spelling.json_bytes}'
 
 
 async def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[Json | None]:
@@ -88,9 +86,4 @@ def _by_id(scored: TokenTextLogprob, rank: int | None, count: int) -> Json:
 
 
 def _ranked(spelling: TokenSpelling, logprob: float, rank: str) -> str:
-    return f'{{"logprob":{finite_json(logprob)},"rank":{rank},"decoded_token":{spelling.json}}}'
-
-
-def finite_json(logprob: float) -> str:
-    """A log-probability as JSON can say it: OpenAI writes -9999 for a token that is as good as impossible."""
-    return _repr(logprob) if logprob > -9999.0 else "-9999.0"
+    return f'{{"logprob":{logprob_json(logprob)},"rank":{rank},"decoded_token":{spelling.json}}}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -11,19 +10,17 @@ from typing import Any
 
 from guidance_core.api.answer import merged
 from guidance_core.api.attempt import Piece
+from guidance_core.api.json_text import Json, json_ascii, logprob_json
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tgi.requests import Seeded
 from guidance_core.output import ChoiceOutput, PromptToken, TextDelta, TokenSpelling, TokenTextLogprob
-
-# ASCII only: clients exist that end a line at U+2028, where SSE does not.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 Token = dict[str, Any]
 
 
 def event(data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"data: {_encode(data)}\n\n".encode("ascii")
+    return f"data: {json_ascii(data)}\n\n".encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Written:
 
     index: int
     token: Token
-    top_tokens: list[Token]
+    top_tokens: list[Json]
 
 
 class TokenWriter:
@@ -48,9 +45,15 @@ class TokenWriter:
         written: so far.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
-        """Take the model that answers."""
+    def __init__(self, model: LoadedModel, *, in_ascii: bool) -> None:
+        """Start an answer.
+
+        Args:
+            model: answers it.
+            in_ascii: for events, not for a body in UTF-8.
+        """
         self.written: list[Written] = []
+        self._in_ascii = in_ascii
         self._special_ids = model.detokenizer.special_ids
         self._end_id = model.executor.limits().eos_token_ids[0]
         self._chars = 0
@@ -71,7 +74,7 @@ class TokenWriter:
                 self._repeat("")
         return self.written[before:]
 
-    def details_tokens(self) -> tuple[list[Token], list[list[Token]]]:
+    def details_tokens(self) -> tuple[list[Token], list[list[Json]]]:
         """All tokens so far, each in one part; and the likeliest ones at their positions."""
         whole: dict[int, Written] = {}
         for part in self.written:
@@ -113,7 +116,12 @@ class TokenWriter:
 
     def _append(self, token: Token, top: Iterable[tuple[TokenSpelling, float]]) -> None:
         index = self.written[-1].index + 1 if self.written else 1
-        self.written.append(Written(index, token, [self._token(each, logprob, each.text) for each, logprob in top]))
+        self.written.append(Written(index, token, [self._top_token(*each) for each in top]))
+
+    def _top_token(self, spelling: TokenSpelling, logprob: float) -> Json:
+        text = spelling.json_ascii if self._in_ascii else spelling.json
+        special = "true" if spelling.token_id in self._special_ids else "false"
+        return Json(f'{{"id":{spelling.token_id},"text":{text},"logprob":{logprob_json(logprob)},"special":{special}}}')
 
     def _token(self, spelling: TokenSpelling, logprob: float, text: str) -> Token:
         return {
@@ -182,7 +190,7 @@ class Whole:
 
     seeded: Seeded
     tokens: list[Token]
-    top_tokens: list[list[Token]]
+    top_tokens: list[list[Json]]
 
     @property
     def output(self) -> ChoiceOutput:
@@ -225,7 +233,7 @@ def _finite(logprob: float) -> float:
 
 async def wholes(answers: Sequence[Seeded], model: LoadedModel, *, with_tokens: bool) -> list[Whole]:
     """Several answers, generated side by side to their ends."""
-    writers = {id(seeded.answer): TokenWriter(model) for seeded in answers}
+    writers = {id(seeded.answer): TokenWriter(model, in_ascii=False) for seeded in answers}
     async with aclosing(merged([seeded.answer for seeded in answers])) as pieces:
         async for answer, (_, piece) in pieces:
             if with_tokens:

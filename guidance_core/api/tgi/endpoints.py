@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from guidance_core.api.endpoint import Dialect, Endpoint
 from guidance_core.api.events import event_stream
 from guidance_core.api.example_schemas import PERSON
+from guidance_core.api.json_text import JsonBody
 from guidance_core.api.openai.schemas import ChatCompletion, Completion, ModelList
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
@@ -30,12 +31,12 @@ _API_VERSION = "3.3.6"
 async def compat_generate(served: ServedModel, request: Request) -> Response:
     """`generate_stream` with ``stream``, else `generate` in a list."""
     body = await TGICompatGenerateBody.from_http_request(request, None)
-    return await _streamed(served, body) if body.stream else JSONResponse([await _generated(served, body)])
+    return await _streamed(served, body) if body.stream else JsonBody([await _generated(served, body)])
 
 
 async def generate(served: ServedModel, request: Request) -> Response:
     """Continue a prompt."""
-    return JSONResponse(await _generated(served, await TGIGenerateBody.from_http_request(request, None)))
+    return JsonBody(await _generated(served, await TGIGenerateBody.from_http_request(request, None)))
 
 
 async def generate_stream(served: ServedModel, request: Request) -> Response:
@@ -68,7 +69,7 @@ async def _streamed(served: ServedModel, body: TGIGenerateBody) -> Response:
     events = stream_events(
         seeded,
         pieces,
-        TokenWriter(served.get()),
+        TokenWriter(served.get(), in_ascii=True),
         prompt=_full_text_prompt(body),
         details=body.parameters.details,
     )
