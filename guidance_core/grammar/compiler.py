@@ -17,6 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 from guidance_core.config import GuidanceSettings
 from guidance_core.errors import ExecutorUnavailable, InvalidGrammar, QueueFull
 from guidance_core.generation import Grammar
+from guidance_core.grammar.check import prepare
 from guidance_core.grammar.constraint import Constraint
 from guidance_core.grammar.consuming import consume_text
 from guidance_core.grammar.limits import parser_limits
@@ -104,6 +105,7 @@ class GrammarCompiler:
         self._settings = settings
         self._limits = parser_limits(settings)
         self._threads = Lanes("grammar", short=2, long=1, tried=2, answers=1, long_answers=1)
+        self._threads["answers"].submit(prepare)
         self._max_waiting = max_waiting
         self._compiled: OrderedDict[Constraint, _Compiling] = OrderedDict()
         self._waiting = 0

@@ -7,13 +7,14 @@ import re
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.refusals import refuse
 
-_DRAFTS = {
+DRAFTS = {
     "http://json-schema.org/draft-04/schema": 4,
     "http://json-schema.org/draft-06/schema": 6,
     "http://json-schema.org/draft-07/schema": 7,
     "https://json-schema.org/draft/2019-09/schema": 2019,
     "https://json-schema.org/draft/2020-12/schema": 2020,
 }
+"""``$schema`` → the draft that it names."""
 LATEST = 2020
 _ALMOST = re.compile(
     r"(?:https?:)?/?/?(?:www\.)?json-schema\.org/(draft-0[467]|draft/(?:2019-09|2020-12))(?:/.*)?", re.DOTALL
@@ -38,12 +39,12 @@ _INTRODUCED = {
 
 def draft_of(schema: Schema) -> int:
     """4, 6, 7, 2019 or 2020, which also stands for none and, as for other readers, for names that are none of these."""
-    return _DRAFTS.get(str(schema.get("$schema")).removesuffix("#"), LATEST)
+    return DRAFTS.get(str(schema.get("$schema")).removesuffix("#"), LATEST)
 
 
 def is_known(name: str) -> bool:
     """Whether a ``$schema`` names one of the drafts."""
-    return name.removesuffix("#") in _DRAFTS
+    return name.removesuffix("#") in DRAFTS
 
 
 def meant_draft(name: str) -> tuple[int, str] | None:
@@ -51,7 +52,7 @@ def meant_draft(name: str) -> tuple[int, str] | None:
     almost = _ALMOST.fullmatch(name)
     if almost is None or is_known(name):
         return None
-    return next((draft, right) for right, draft in _DRAFTS.items() if f"/{almost[1]}/" in right)
+    return next((draft, right) for right, draft in DRAFTS.items() if f"/{almost[1]}/" in right)
 
 
 def has_keyword(draft: int, keyword: str) -> bool:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from guidance_core.grammar.check import CheckError, readings, violation
+from guidance_core.grammar.check import CheckError, prepare, readings, violation
+from guidance_core.grammar.drafts import DRAFTS
+from guidance_core.grammar.validator_classes import validator_class
 
 
 def reason(schema: Any, text: str) -> str | None:
@@ -104,3 +106,13 @@ def test_both_readings_go_on_where_a_schema_refers_to_itself(kept: dict[str, str
     schema = kept | {"type": ["array", "number", "string"], "items": {"$ref": "#"}, "pattern": r"^\p{L}\d$"}
     assert reason(schema, '[1.5, "a1"]') is None
     assert "does not match" in str(reason(schema, '["a\u0663"]'))
+
+
+def test_no_schema_waits_for_its_drafts_validators_once_they_are_prepared() -> None:
+    readings.cache_clear()
+    validator_class.cache_clear()
+    prepare()
+    made = validator_class.cache_info().misses
+    for name in DRAFTS:
+        readings(json.dumps({"$schema": name, "title": "the first of its draft"}))
+    assert validator_class.cache_info().misses == made
