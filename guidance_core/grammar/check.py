@@ -154,7 +154,7 @@ def readings(schema: str) -> tuple[Reading, Reading]:
 
 
 def prepare() -> None:
-    """Make what all schemas of a draft share, for every draft: 1 to 6 ms each, which the first client would wait for."""
+    """Make what all schemas of a draft share, for every draft: 1 to 6 ms each, which a first client would wait for."""
     for name in DRAFTS:
         readings(json.dumps({"$schema": name}))
 
