@@ -10,6 +10,7 @@ Neither reading ever fetches a schema, and no pattern can hang it: patterns run 
 from __future__ import annotations
 
 import json
+import re
 from decimal import Context, Decimal, DecimalException, localcontext
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,8 @@ from guidance_core.grammar.timed_patterns import compiled, limits, shared_time
 from guidance_core.grammar.validator_classes import validator_class
 
 _SHOWN_CHARACTERS = 300
+_PLAIN = re.compile(r"\^?[A-Za-z0-9 _/:@-]*")
+"""Patterns that are looked for in no time, and mean the same to everybody."""
 _EXACT = Context(prec=2000)
 """Digits in which remainders are computed: those of the largest double over the smallest, and to spare."""
 
@@ -180,7 +183,8 @@ def _check_patterns(root: Any) -> None:
             continue
         pending.extend(subschemas(schema))
         patterns = schema.get("patternProperties", {})
-        if patterns and "unevaluatedProperties" in schema:
+        if "unevaluatedProperties" in schema and not all(map(_PLAIN.fullmatch, patterns)):
+            # jsonschema looks for these by itself, without a limit of time and with Python's classes.
             raise CheckError("'unevaluatedProperties' beside 'patternProperties' cannot be checked in bounded time")
         for pattern in (*patterns, *([schema["pattern"]] if "pattern" in schema else ())):
             _check_pattern(pattern)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
-from urllib.parse import quote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 from pydantic_core import to_json
 
@@ -25,6 +25,7 @@ _BASE = "file:///"
 _BY_NAME = re.compile(r'"\$(?:ref":\s*"(?!#["/])|dynamicRef"|recursiveRef")')
 """A reference that is no pointer, or may be none."""
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_URI = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*")
 _CHANGED = frozenset({"prefixItems", "dependencies", "unevaluatedItems", "unevaluatedProperties"})
 """Keywords that some drafts have and do not read alike."""
 _CHANGED_AFTER_4 = frozenset({"id", "$id", "exclusiveMinimum", "exclusiveMaximum"})
@@ -215,6 +216,11 @@ def refuse_reference(path: str, reference: str) -> NoReturn:
         f"{reference!r} leads to nothing in the schema, and nothing is fetched from elsewhere; put what it means into "
         "'$defs', and refer to it as '#/$defs/name'",
     )
+
+
+def as_uri(reference: str) -> str:
+    """A JSON pointer as a reference that has only what URIs can have: generators write ``#/definitions/List<T>``."""
+    return reference if _URI.fullmatch(reference) is not None else f"#{_fragment(unquote(reference[1:]))}"
 
 
 def _joined(base: str, reference: str) -> str:

@@ -23,6 +23,7 @@ from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewriter import Effort, Rewriter
 from guidance_core.grammar.satisfiable import endless_reference, has_finite_instance
 from guidance_core.grammar.spellable import needs_escapes, only_spellable
+from guidance_core.grammar.threads import is_long
 
 WHITESPACE = r"[ ]|\n[ ]{0,64}"
 """Between two tokens of JSON: nothing, one space, or one line break with indentation.
@@ -32,6 +33,9 @@ That covers every usual layout. llguidance's default allows any amount, on which
 
 _MAX_DEPTH = 96
 """Deepest nesting. llguidance's own JSON reader stops at 128 levels, and our rewriting adds a few."""
+
+_MOST_GROWTH = 8
+"""How many times as long as the schema its grammar may become while there is a shorter one."""
 
 _UNIQUE_SPELLING = 'nrbtf\\"'
 r"""llguidance's ``json_allowed_escapes`` without ``u``: every string then has exactly one spelling.
@@ -94,6 +98,8 @@ def translations(text: str, *, exact: bool = False) -> Iterator[Translation]:
         if effort > Effort.LEAST:
             root = json.loads(pointed)
         translation = _translate(checked, root, effort, exact=exact, has_references=has_references)
+        if effort < Effort.ALL and is_long(translation.source) and len(translation.source) > _MOST_GROWTH * len(text):
+            continue  # llguidance would refuse it, after seconds
         if translation.source not in sources:
             sources.add(translation.source)
             yield translation
@@ -103,6 +109,9 @@ def _translate(text: str, root: Schema, effort: Effort, *, exact: bool, has_refe
     options = {"whitespace_pattern": WHITESPACE} | _checked_options(root.pop("x-guidance", {}))
     rewriter = Rewriter(text, root, effort)
     rewriter.rewrite()
+    for identifier in ("$id", "id"):
+        # llguidance refuses some, and looks into the meta-schema itself where one has its identifier.
+        root.pop(identifier, None)
     if has_references and not has_finite_instance(root):
         refuse("", "no finite value satisfies it: something is required inside of itself without end")
     if rewriter.keys_can_collide:

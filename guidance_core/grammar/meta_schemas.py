@@ -45,5 +45,10 @@ def _whole(meta: dict[str, Any]) -> dict[str, Any]:
     whole = {name: value for name, value in meta.items() if name not in _OWN}
     for keyword in ("properties", "$defs"):
         whole[keyword] = {name: value for part in parts for name, value in part.get(keyword, {}).items()}
+    if "prefixItems" in whole["properties"]:
+        # The list of schemas of earlier drafts, which is common where no draft is named.
+        whole["properties"]["items"] = {
+            "anyOf": [whole["properties"]["items"], {"type": "array", "items": {"$ref": "#"}, "minItems": 1}]
+        }
     pointers: dict[str, Any] = json.loads(_ELSEWHERE.sub('"$ref": "#', json.dumps(whole)))
     return pointers

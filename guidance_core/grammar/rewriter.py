@@ -22,19 +22,21 @@ from typing import Any
 from guidance_core.grammar.check import CheckError
 from guidance_core.grammar.document import Document
 from guidance_core.grammar.drafts import draft_of
-from guidance_core.grammar.identifiers import refuse_reference
+from guidance_core.grammar.identifiers import as_uri, refuse_reference
 from guidance_core.grammar.keywords import COUNTS, KEYWORDS, Schema, malformed, placed_subschemas, resolve
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.arrays import rewrite_contains, rewrite_unique_items
 from guidance_core.grammar.rewrites.conditions import rewrite_dependencies, rewrite_if, rewrite_not
 from guidance_core.grammar.rewrites.finite import rewrite_finite, values_of
 from guidance_core.grammar.rewrites.key_patterns import rewrite_key_patterns
+from guidance_core.grammar.rewrites.last_keys import declare_last_keys
 from guidance_core.grammar.rewrites.ledger import Ledger
 from guidance_core.grammar.rewrites.numbers import modernise_bounds, rewrite_numbers
 from guidance_core.grammar.rewrites.one_of import rewrite_one_of
 from guidance_core.grammar.rewrites.property_counts import rewrite_property_counts
 from guidance_core.grammar.rewrites.property_names import rewrite_property_names
 from guidance_core.grammar.rewrites.references import BESIDE_REFERENCES, Copies, rewrite_references
+from guidance_core.grammar.rewrites.schemas import replace
 from guidance_core.grammar.rewrites.strings import rewrite_strings
 from guidance_core.grammar.rewrites.unevaluated import rewrite_unevaluated_items, rewrite_unevaluated_properties
 
@@ -58,6 +60,7 @@ _UNSUPPORTED = frozenset(
     | {"$recursiveRef", "$dynamicRef"}
 )
 """What llguidance does not take at all."""
+_CONDITIONS = frozenset({"not", "if", "dependencies", "dependentRequired", "dependentSchemas"})
 _SOMETIMES_SUPPORTED = frozenset({"oneOf", "minProperties", "maxProperties", "$ref", "allOf"})
 _ANNOTATIONS = frozenset({"deprecated", "contentSchema", "$vocabulary", "$recursiveAnchor", "$dynamicAnchor"})
 _LOOKED_AT = (KEYWORDS - {"type"}) | _ANNOTATIONS
@@ -80,6 +83,8 @@ class Effort(IntEnum):
     """Also what it takes in some schemas, but not in this one."""
     MOST = 2
     """Also what it cannot merge: that is left to the check."""
+    ALL = 3
+    """Also whatever says something about other keywords: what is left is small enough for it, and loose."""
 
 
 class Rewriter:
@@ -146,12 +151,14 @@ class Rewriter:
             self._rewrites |= not _UNSUPPORTED.isdisjoint(schema)
             self._steps_may_meet |= not _MEET.isdisjoint(schema)
             pending.extend((f"{path}/{relative}", child) for relative, child in placed_subschemas(schema))
-            if "$ref" in schema and schema["$ref"] not in self._targets:
-                target = resolve(self._root, schema["$ref"])
-                if target is None:
-                    refuse_reference(path, schema["$ref"])
-                self._targets[schema["$ref"]] = target
-                pending.append((schema["$ref"][1:], target))
+            if "$ref" in schema:
+                written, schema["$ref"] = schema["$ref"], as_uri(schema["$ref"])
+                if schema["$ref"] not in self._targets:
+                    target = resolve(self._root, written)
+                    if target is None:
+                        refuse_reference(path, written)
+                    self._targets[schema["$ref"]] = target
+                    pending.append((schema["$ref"][1:], target))
             for keyword in COUNTS.intersection(schema):
                 schema[keyword] = int(schema[keyword])
 
@@ -207,6 +214,8 @@ class Rewriter:
             rewrite_unevaluated_properties(path, schema, ledger, draft=self._draft)
         if "unevaluatedItems" in schema:
             rewrite_unevaluated_items(path, schema, ledger)
+        if self._effort is Effort.ALL:
+            self._leave_to_check(path, schema)
         self._cover_references(path, schema)
         if "if" in schema:
             rewrite_if(path, schema, document.negation, ledger)
@@ -218,7 +227,7 @@ class Rewriter:
             ledger.relaxed(path, "dependencies", "validators differ in whether it tells options apart in this draft")
         rewrite_dependencies(path, schema, ledger)
         if "propertyNames" in schema:
-            rewrite_property_names(path, schema, document, ledger, relaxed=self._effort is Effort.MOST)
+            rewrite_property_names(path, schema, document, ledger, relaxed=self._effort >= Effort.MOST)
         if "uniqueItems" in schema:
             rewrite_unique_items(path, schema, document.prover, ledger)
         if "contains" in schema:
@@ -230,14 +239,22 @@ class Rewriter:
         if "oneOf" in schema:
             rewrite_one_of(path, schema, document.prover, document.negation, ledger)
         if not schema.keys().isdisjoint(("minProperties", "maxProperties")):
-            rewrite_property_counts(path, schema, ledger, relaxed=self._effort is Effort.MOST)
+            rewrite_property_counts(path, schema, ledger, relaxed=self._effort >= Effort.MOST)
+
+    def _leave_to_check(self, path: str, schema: Schema) -> None:
+        for keyword in _CONDITIONS.intersection(schema):
+            del schema[keyword]
+            self.ledger.relaxed(path, keyword, "llguidance cannot take the whole of the schema")
+        if "oneOf" in schema:
+            replace(schema, "oneOf", {"anyOf": schema["oneOf"]})
+            self.ledger.relaxed(path, "oneOf", "llguidance cannot take the whole of the schema")
 
     def _cover_references(self, path: str, schema: Schema) -> None:
         for keyword in ("$recursiveRef", "$dynamicRef"):
             if schema.pop(keyword, None) is not None:
                 self.ledger.relaxed(path, keyword, "where it leads depends on the way to it")
         if self._effort > Effort.LEAST:
-            relaxed = self._effort is Effort.MOST
+            relaxed = self._effort >= Effort.MOST
             rewrite_references(path, schema, self._document, self._copies, self.ledger, relaxed=relaxed)
             self._targets |= self._copies.added
 
@@ -245,7 +262,7 @@ class Rewriter:
         if "$ref" in schema:
             self._referring.append(schema)
             self._pending.append(schema["$ref"])
-        rewrite_strings(path, schema, self.ledger)
+        rewrite_strings(path, schema, self.ledger, relaxed=self._effort >= Effort.MOST)
         self._steps += rewrite_numbers(path, schema, self.ledger)
         self._mend_objects(path, schema)
         _group(schema)
@@ -258,7 +275,9 @@ class Rewriter:
         if is_open and undeclared > 1:
             self.ledger.relaxed(path, "minProperties", f"an answer could repeat one of {undeclared} undeclared keys")
         if patterns:
-            rewrite_key_patterns(path, schema, self.ledger, relaxed=self._effort is Effort.MOST)
+            rewrite_key_patterns(path, schema, self.ledger, relaxed=self._effort >= Effort.MOST)
+            if "patternProperties" in schema:
+                declare_last_keys(schema)
 
     def _relocate(self) -> None:
         """Give targets of references that were moved a place of their own."""

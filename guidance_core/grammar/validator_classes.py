@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import cache, partial
 from typing import Any
 
-from jsonschema import Draft3Validator, Draft4Validator, validators
+from jsonschema import Draft3Validator, Draft4Validator, Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from guidance_core.grammar.timed_patterns import matches
@@ -33,6 +33,8 @@ def validator_class(kind: Any, *, exact: bool) -> Any:
         keywords["multipleOf"] = _multiple_of
     if kind is Draft4Validator:
         keywords |= {"exclusiveMinimum": _above, "exclusiveMaximum": _below}
+    if kind is Draft202012Validator:
+        keywords["items"] = _items
     return validators.extend(kind, keywords, type_checker=types)
 
 
@@ -61,6 +63,16 @@ def _additional_properties(
                 yield ValidationError(f"the property {key!r} is not allowed")
             else:
                 yield from validator.descend(value, schema, path=key)
+
+
+def _items(validator: Any, items: Any, instance: Any, siblings: Any) -> Iterator[ValidationError]:
+    """Also as earlier drafts have it, as a list: many generators still write that, and name no draft."""
+    if not isinstance(items, list):
+        yield from Draft202012Validator.VALIDATORS["items"](validator, items, instance, siblings)
+    elif validator.is_type(instance, "array"):
+        for index, item in enumerate(instance):
+            schema = items[index] if index < len(items) else siblings.get("additionalItems", True)
+            yield from validator.descend(item, schema, path=index)
 
 
 def _is_whole(_: Any, instance: Any) -> bool:

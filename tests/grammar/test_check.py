@@ -32,6 +32,8 @@ def reason(schema: Any, text: str) -> str | None:
         ({"format": "idn-hostname"}, '"\u05d0.a-1"'),
         ({"items": {"$schema": "https://json-schema.org/draft/2020-12/schema", "multipleOf": 0.5}}, "[1.5]"),
         ({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": {"$ref": "#"}, "minItems": 0}, "[[1.5]]"),
+        ({"items": [{"type": "null"}], "additionalItems": {"type": "string"}}, '[null, "a"]'),
+        ({"patternProperties": {"^x-": {}}, "unevaluatedProperties": False}, '{"x-a": 1}'),
     ],
 )
 def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
@@ -62,6 +64,9 @@ def test_right_answers_have_no_reason(schema: Any, text: str) -> None:
         ({"additionalProperties": False, "patternProperties": {"^a": True}}, '{"b": 1}', "'b' is not allowed"),
         ({"additionalProperties": {"type": "null"}}, '{"b": 1}', "at /b"),
         ({}, "[" * 100_000, "nested too deeply"),
+        ({"items": [{"type": "null"}, {"type": "null"}]}, "[null, 1]", "at /1: 1 is not of type 'null'"),
+        ({"items": [{"type": "null"}], "additionalItems": False}, "[null, 1]", "False schema does not allow 1"),
+        ({"patternProperties": {"^x-": {}}, "unevaluatedProperties": False}, '{"y": 1}', "Unevaluated properties"),
     ],
 )
 def test_wrong_answers_have_a_reason(schema: Any, text: str, named: str) -> None:

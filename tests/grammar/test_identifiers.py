@@ -23,6 +23,15 @@ DRAFT_2019 = "https://json-schema.org/draft/2019-09/schema"
         {"$id": "https://example.com/a/b", "items": {"$ref": "c"}, "$defs": {"c": {"$id": "c", "type": "string"}}},
         {"items": {"$ref": "urn:a:b#/$defs/c"}, "$defs": {"d": {"$id": "urn:a:b", "$defs": {"c": {"type": "string"}}}}},
         {"items": {"$ref": "#/$defs/50%25%20off"}, "$defs": {"50% off": {"type": "string"}}},
+        {"items": {"$ref": "#/$defs/List<string|null>[]"}, "$defs": {"List<string|null>[]": {"type": "string"}}},
+        {"items": {"$ref": "#/$defs/é%"}, "$defs": {"é%": {"type": "string"}}},
+        {"$id": "our settings", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}}},
+        {"$id": "settings#list", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}}},
+        {
+            "$id": "https://json-schema.org/draft/2020-12/meta/validation",
+            "items": {"$ref": "#/$defs/simpleTypes"},
+            "$defs": {"simpleTypes": {"type": "string"}},
+        },
         {"$schema": DRAFT_7, "items": {"$ref": "#a"}, "definitions": {"a": {"$id": "#a", "type": "string"}}},
         {"$schema": DRAFT_4, "items": {"$ref": "b"}, "definitions": {"a": {"id": "b", "type": "string"}}},
         {

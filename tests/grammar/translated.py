@@ -14,7 +14,10 @@ from guidance_core.grammar.json_schema import Translation, translations
 
 def translated(schema: dict[str, Any], *, exact: bool = False) -> Translation:
     """The translation that is used: the first that llguidance takes."""
+    problem = ""
     for translation in translations(json.dumps(schema), exact=exact):
+        if "Unsatisfiable schema" in problem and translation.route == "checked":
+            break
         problem = LLMatcher.validate_grammar(translation.source)
         if not problem:
             return translation

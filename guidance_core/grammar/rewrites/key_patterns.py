@@ -53,10 +53,12 @@ def rewrite_key_patterns(path: str, schema: Schema, ledger: Ledger, *, relaxed: 
         if disputed is None:
             ledger.relaxed(path, "patternProperties", f"regex dialects differ in what {pattern!r} matches")
         else:
-            rewritten[disputed] = _both(rewritten.get(disputed), all_of(child, additional))
+            # llguidance cannot always put both together; nobody misses a key that ends with a line feed.
+            both = False if relaxed else all_of(child, additional)
+            rewritten[disputed] = _both(rewritten.get(disputed), both)
     if uncertain:
         schema["additionalProperties"] = any_of([*uncertain, additional])
-    if relaxed and len(rewritten) > 1:
+    if relaxed and len(patterns) > 1:
         ledger.relaxed(path, "patternProperties", "its patterns may match the same key")
         rewritten = {"|".join(f"(?:{pattern})" for pattern in rewritten): any_of(list(rewritten.values()))}
     if rewritten:

@@ -106,7 +106,7 @@ def rewrite_references(
         if keyword == "$ref":
             parts = [{"$ref": content.pop("$ref")}, *parts]
         content["allOf"] = [
-            _copy(path, document.resolve(part["$ref"]), ledger, relaxed=relaxed)
+            _copy(path, document.resolve(part["$ref"]), document.references, ledger, relaxed=relaxed)
             if _is_circular(part, document.references)
             else part
             for part in parts
@@ -115,19 +115,21 @@ def rewrite_references(
 
 
 def _is_circular(schema: Any, references: References) -> bool:
-    return isinstance(schema, dict) and "$ref" in schema and references.is_circular(schema["$ref"])
+    return isinstance(schema, dict) and isinstance(schema.get("$ref"), str) and references.is_circular(schema["$ref"])
 
 
-def _copy(path: str, target: Any, ledger: Ledger, *, relaxed: bool) -> Any:
+def _copy(path: str, target: Any, references: References, ledger: Ledger, *, relaxed: bool) -> Any:
     copied = copy.deepcopy(target)
-    if relaxed and isinstance(copied, dict):
-        for keyword in ("properties", "patternProperties"):
-            for name, child in copied.get(keyword, {}).items():
-                if isinstance(child, dict) and "$ref" in child:
-                    copied[keyword][name] = {}
-                    ledger.relaxed(path, "$ref", f"{name!r} refers back to what is merged here")
-        for keyword in ("items", "additionalProperties"):
-            if isinstance(copied.get(keyword), dict) and "$ref" in copied[keyword]:
-                copied[keyword] = {}
-                ledger.relaxed(path, "$ref", f"{keyword!r} refers back to what is merged here")
+    pending = [copied] if relaxed else []
+    while pending:
+        value = pending.pop()
+        children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, child in children:
+            if name in ("const", "enum"):
+                continue
+            if value is not copied and _is_circular(child, references):
+                child.clear()
+                ledger.relaxed(path, "$ref", f"{name!r} refers back to what is merged here")
+            else:
+                pending.append(child)
     return copied

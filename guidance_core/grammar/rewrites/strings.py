@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llguidance import LLMatcher
+
 from guidance_core.grammar.formats import CHECKED_FORMATS, EXACT_FORMATS, FORMATS_OF_LLGUIDANCE, LONGEST
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.patterns import PatternError, common_regex, without_assertions
@@ -9,20 +11,60 @@ from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.assertions import leading_assertions
 from guidance_core.grammar.rewrites.ledger import Ledger
 
+_MANY = 32
+"""Values of an ``enum``."""
 
-def rewrite_strings(path: str, schema: Schema, ledger: Ledger) -> None:
-    """Replace patterns by those that every reading shares, and formats by patterns or by nothing."""
-    if "pattern" not in schema and "format" not in schema:
-        return
+
+def rewrite_strings(path: str, schema: Schema, ledger: Ledger, *, relaxed: bool) -> None:
+    """Replace patterns by those that every reading shares, and formats by patterns or by nothing.
+
+    Args:
+        path: of the schema.
+        schema: may have the keywords.
+        ledger: takes notes.
+        relaxed: leave to the check what llguidance cannot put together with the first pattern.
+    """
     patterns: list[str] = []
+    if relaxed and (words := _words(schema)) is not None:
+        patterns.append(words)
+    if not patterns and "pattern" not in schema and "format" not in schema:
+        return
     if "pattern" in schema:
         patterns.extend(_translated(path, schema.pop("pattern"), ledger))
     if "format" in schema:
         patterns.extend(_of_format(path, schema, ledger))
     if patterns:
         schema["pattern"] = patterns[0]
-        if len(patterns) > 1:
+        lengths: Schema = {keyword: schema[keyword] for keyword in ("minLength", "maxLength") if keyword in schema}
+        if relaxed and (lengths or len(patterns) > 1) and _is_undecided(lengths, patterns):
+            for keyword in lengths:
+                del schema[keyword]
+            ledger.relaxed(path, "pattern", "llguidance cannot tell whether a string has all that is demanded of it")
+        elif len(patterns) > 1:
             schema["allOf"] = [*schema.get("allOf", ()), *({"pattern": pattern} for pattern in patterns[1:])]
+
+
+def _words(schema: Schema) -> str | None:
+    """A long ``enum`` of strings taken out, as a pattern: llguidance merges two patterns at once, but each value of one
+    list with each of another.
+    """
+    values = schema.get("enum", ())
+    if len(values) < _MANY or not _allows_strings(schema) or not all(isinstance(value, str) for value in values):
+        return None
+    del schema["enum"]
+    schema["type"] = "string"
+    return f"^(?:{'|'.join(map(_escaped, values))})$"
+
+
+def _escaped(text: str) -> str:
+    """The text as a pattern in Rust's syntax that matches only it."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)
+
+
+def _is_undecided(lengths: Schema, patterns: list[str]) -> bool:
+    """Whether llguidance gives up on finding a string of these lengths that matches all of the patterns."""
+    schema = {"type": "string", **lengths, "allOf": [{"pattern": pattern} for pattern in patterns]}
+    return "Unable to determine" in LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
 
 
 def _translated(path: str, pattern: str, ledger: Ledger) -> list[str]:

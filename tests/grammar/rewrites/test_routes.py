@@ -198,3 +198,46 @@ def test_large_steps_are_left_to_the_check_rather_than_compiled(ll_tokenizer: LL
 
 def test_counts_may_be_written_with_a_fraction(ll_tokenizer: LLTokenizer) -> None:
     assert not grammar_accepts(ll_tokenizer, translated({"type": "string", "maxLength": 2.0}), '"abc"')
+
+
+def test_merged_references_back_to_what_is_merged_are_checked(ll_tokenizer: LLTokenizer) -> None:
+    node = {"type": "object", "properties": {"kids": {"additionalProperties": {"$ref": "#/definitions/node"}}}}
+    named = {"properties": {"kids": {"additionalProperties": {"$ref": "#/definitions/named"}}}, "required": ["kids"]}
+    schema = {"definitions": {"node": node, "named": {"allOf": [{"$ref": "#/definitions/node"}, named]}}}
+    translation = translated(schema | {"type": "array", "items": {"$ref": "#/definitions/named"}})
+    assert translation.route == "checked"
+    right, wrong = '[{"kids": {"a": {"kids": 1}}}]', '[{"kids": {"a": {}}}]'
+    assert grammar_accepts(ll_tokenizer, translation, right)
+    assert passes(translation, right)
+    assert not passes(translation, wrong)
+
+
+def test_a_pattern_of_keys_beside_a_recursive_rest_is_taken(ll_tokenizer: LLTokenizer) -> None:
+    any_depth = {"items": {"$ref": "#/$defs/depth"}, "type": ["array", "null"]}
+    schema = {
+        "$defs": {"depth": any_depth},
+        "type": "object",
+        "patternProperties": {"^x$": {"type": ["array", "null"], "items": {"$ref": "#/$defs/depth"}}},
+        "additionalProperties": {"$ref": "#/$defs/depth"},
+    }
+    translation = translated(schema)
+    assert grammar_accepts(ll_tokenizer, translation, '{"x": [[null]], "y": [[]]}')
+    assert not grammar_accepts(ll_tokenizer, translation, '{"x": [[1]]}')
+
+
+def test_what_multiplies_beyond_llguidance_s_limits_is_checked(ll_tokenizer: LLTokenizer) -> None:
+    cases = [
+        {
+            "if": {"properties": {"kind": {"const": kind}}},
+            "then": {"required": ["kind", "at"], "properties": {"at": {"anyOf": [{"const": n} for n in range(150)]}}},
+        }
+        for kind in "abcdef"
+    ]
+    schema = {"type": "object", "properties": {"kind": {"enum": list("abcdefg")}}, "allOf": cases}
+    translation = translated(schema)
+    assert translation.route == "checked"
+    assert any("'if' at #/allOf/0 is checked on the whole answer" in note for note in translation.notes)
+    assert grammar_accepts(ll_tokenizer, translation, '{"kind": "a", "at": 3}')
+    assert passes(translation, '{"kind": "a", "at": 3}')
+    assert not passes(translation, '{"kind": "a"}')
+    assert not grammar_accepts(ll_tokenizer, translation, '{"kind": "x"}')

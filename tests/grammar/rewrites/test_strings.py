@@ -75,3 +75,22 @@ def test_formats_without_a_pattern_are_checked() -> None:
     assert translation.route == "checked"
     assert passes(translation, '"a+"')
     assert not passes(translation, '"("')
+
+
+def test_a_length_that_llguidance_cannot_put_beside_a_pattern_is_checked(ll_tokenizer: LLTokenizer) -> None:
+    host = "^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]$"
+    translation = translated({"type": "string", "pattern": host, "minLength": 1, "maxLength": 253})
+    assert translation.route == "checked"
+    assert grammar_accepts(ll_tokenizer, translation, '"example.com"')
+    assert passes(translation, '"example.com"')
+    assert not grammar_accepts(ll_tokenizer, translation, '"example"')
+    assert not passes(translation, json.dumps("a." * 130 + "com"))
+
+
+def test_two_long_lists_of_words_are_merged(ll_tokenizer: LLTokenizer) -> None:
+    words = [f"Europe/{number}" for number in range(400)]
+    zone = {"$defs": {"zone": {"enum": words}}, "type": "object", "properties": {"zone": {"$ref": "#/$defs/zone"}}}
+    schema = zone | {"allOf": [{"properties": {"zone": {"$ref": "#/$defs/zone"}}}], "additionalProperties": False}
+    translation = translated(schema)
+    assert grammar_accepts(ll_tokenizer, translation, '{"zone": "Europe/399"}')
+    assert not grammar_accepts(ll_tokenizer, translation, '{"zone": "Europe/400"}')
