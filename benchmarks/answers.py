@@ -22,7 +22,7 @@ import multiprocessing
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -96,11 +96,11 @@ class Case:
         return recorded(sampling, requests=self.requests, guided=self.guided)
 
 
-def cases(many: int) -> list[Case]:
-    """All of them: one request in every dialect, with one choice and with many where there are several; then many."""
+def cases(dialects: Sequence[str], many: int) -> list[Case]:
+    """One request in every dialect, with one choice and with many where there are several; then many requests."""
     single = [
         Case(dialect, streamed, n, logprobs)
-        for dialect in ("chat", "completions", "responses", "tgi")
+        for dialect in dialects
         for n in ((1, many) if dialect in ("chat", "completions") else (1,))
         for logprobs in (False, True)
         for streamed in (False, True)
@@ -239,11 +239,13 @@ async def measure(options: argparse.Namespace) -> None:
     ReplayedProcess.step_seconds = options.step
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as client:
         async with serving() as port:
-            for case in cases(options.many):  # what is read or made once is no part of an answer's cost
+            for case in cases(
+                options.dialects, options.many
+            ):  # what is read or made once is no part of an answer's cost
                 await cost(client, port, case, 2)
             print("| dialect | requests | choices | likely tokens | streamed | answer | CPU a token | longest stall |")
             print("|---|---|---|---|---|---|---|---|")
-            for case in cases(options.many):
+            for case in cases(options.dialects, options.many):
                 measured = await cost(client, port, case, options.tokens)
                 print(
                     measured.row(case, options.tokens) + (f" {measured.digest}" if options.digests else ""), flush=True
@@ -256,6 +258,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="of each choice")
     parser.add_argument("--many", type=int, default=32, help="choices, or requests, where there are several")
     parser.add_argument("--step", type=float, default=0.01, help="seconds from one token to the next")
+    parser.add_argument("--dialects", nargs="+", default=["chat", "completions", "responses", "tgi"])
     parser.add_argument("--digests", action="store_true", help="print what was answered, as a hash")
     with contextlib.suppress(ImportError):  # the server has it where it can be had
         import uvloop

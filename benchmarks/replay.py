@@ -14,7 +14,7 @@ from guidance_core.executors.torch.messages import Command, Load, Ready, Report,
 from guidance_core.generation import GuidanceTimes, SamplingParams, TokenDelta, TokenLogprob
 
 LIMITS = ModelLimits(vocab_size=49152, max_model_len=8192, eos_token_ids=(2,))
-_ORDINARY = range(500, 40_000)
+_ORDINARY = range(500, 4_500)
 """Ordinary tokens of the default model's vocabulary; some are parts of characters."""
 
 

@@ -22,8 +22,15 @@ def test_it_is_what_json_writes(value: Any) -> None:
     assert json_ascii(value) == json.dumps(value, separators=(",", ":"))
 
 
-def test_a_body_is_what_starlette_writes() -> None:
-    value = {"text": "é😀\u2028\x7f", "usage": {"total": 3, "share": 0.25}, "choices": [{"index": 0}]}
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": "é😀\u2028\x7f", "usage": {"total": 3, "share": 0.25}, "choices": [{"index": 0}, "é"], "none": []},
+        {},
+        [{"text": "é"}],
+    ],
+)
+def test_a_body_is_what_starlette_writes(value: Any) -> None:
     ours, theirs = JsonBody(value), JSONResponse(value)
     assert ours.body == theirs.body
     assert ours.raw_headers == theirs.raw_headers

@@ -19,7 +19,7 @@ SAMPLING = SamplingParams(max_tokens=3, n=2, logprobs=TOP_LOGPROBS)
 
 def test_every_question_is_one_that_its_dialect_takes() -> None:
     bodies = {"chat": ChatBody, "completions": CompletionBody, "responses": ResponsesBody, "tgi": TGIGenerateBody}
-    for case in cases(32):
+    for case in cases(list(bodies), 32):
         bodies[case.dialect].parse(case.question(5)[1])
 
 

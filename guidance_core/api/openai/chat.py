@@ -16,7 +16,7 @@ from starlette.responses import Response
 from guidance_core.api.answer import Answer, joined
 from guidance_core.api.attempt import Piece
 from guidance_core.api.grammar_log import GrammarLog
-from guidance_core.api.json_text import Json, JsonBody
+from guidance_core.api.json_text import Json, JsonBody, json_unicode
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.chat_run import prepare
 from guidance_core.api.openai.events import DONE, ChunkWriter, event_stream
@@ -138,9 +138,7 @@ def _finish_reason(reason: FinishReason, reader: MessageReader, body: ChatBody) 
     return reason
 
 
-async def _choices(
-    body: ChatBody, answer: Answer, readers: Sequence[MessageReader], log: GrammarLog
-) -> list[dict[str, Any]]:
+async def _choices(body: ChatBody, answer: Answer, readers: Sequence[MessageReader], log: GrammarLog) -> list[Json]:
     names = TokenNames(by_id=body.return_tokens_as_token_ids)
     received: list[list[TextDelta]] = [[] for _ in range(body.n)]
     logprobs: list[list[Json]] = [[] for _ in range(body.n)]
@@ -153,21 +151,20 @@ async def _choices(
             received[index].append(piece if piece.logprobs is None else replace(piece, logprobs=None))
             logs[index] += await log.lines(index, piece)
     choices = []
-    for index, (choice, reader) in enumerate(zip(received, readers, strict=True)):
-        await asyncio.sleep(0)
-        whole = joined(choice)
+    for index, (parts, reader) in enumerate(zip(received, readers, strict=True)):
+        await asyncio.sleep(0)  # others' turn
+        whole = joined(parts)
         message = joined_message(reader.read(whole))
         if body.functions:
             message = called_message(message)
         assert whole.finish_reason is not None, "a choice's last piece has one"
-        choices.append(
-            {
-                "index": index,
-                "message": message,
-                "logprobs": logprobs_object(logprobs[index]) if body.logprobs else None,
-                "finish_reason": _finish_reason(whole.finish_reason, reader, body),
-                **({"llg_logs": logs[index]} if logs[index] else {}),
-                **({"token_ids": list(whole.token_ids)} if body.return_token_ids else {}),
-            }
-        )
+        choice = {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs_object(logprobs[index]) if body.logprobs else None,
+            "finish_reason": _finish_reason(whole.finish_reason, reader, body),
+            **({"llg_logs": logs[index]} if logs[index] else {}),
+            **({"token_ids": list(whole.token_ids)} if body.return_token_ids else {}),
+        }
+        choices.append(json_unicode(choice))
     return choices

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from guidance_core.api.answer import Answer, joined, merged
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.grammar_log import GrammarLog
-from guidance_core.api.json_text import JsonBody
+from guidance_core.api.json_text import Json, JsonBody, json_unicode
 from guidance_core.api.openai.adapters import adapter_of
 from guidance_core.api.openai.bodies import CompletionBody
 from guidance_core.api.openai.completion_logprobs import Echo, Logprobs, logprobs_object
@@ -229,9 +229,7 @@ class _Received:
         return sum(self.scores) / len(self.scores) if self.scores else 0.0
 
 
-async def _choices(
-    model: LoadedModel, body: CompletionBody, answers: Sequence[Answer], log: GrammarLog
-) -> list[dict[str, Any]]:
+async def _choices(model: LoadedModel, body: CompletionBody, answers: Sequence[Answer], log: GrammarLog) -> list[Json]:
     generated = _best_of(body)
     names = TokenNames(by_id=body.return_tokens_as_token_ids)
     first_index = {id(answer): i * generated for i, answer in enumerate(answers)}
@@ -245,10 +243,10 @@ async def _choices(
             choice.add(piece, _logprobs(body, piece, echo, names))
             choice.echo = echo.behind()
             choice.logs += await log.lines(number, piece)
-    choices: list[dict[str, Any]] = []
+    choices: list[Json] = []
     for place, answer in enumerate(answers):
         for choice in _likeliest(received[place * generated : (place + 1) * generated], body.n):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # others' turn
             whole = joined(choice.pieces)
             prompt = await _echo(model, body, answer, place)
             written = _choice(len(choices), prompt.text + whole.text, choice.logprobs, whole.finish_reason)
@@ -260,7 +258,7 @@ async def _choices(
             if body.return_token_ids:
                 written["prompt_token_ids"] = list(answer.prompt_ids)
                 written["token_ids"] = list(whole.token_ids)
-            choices.append(written)
+            choices.append(json_unicode(written))
     return choices
 
 
