@@ -10,6 +10,8 @@ from guidance_core.api.json_text import Json, logprob_json
 from guidance_core.api.tokenizing import off_the_loop
 from guidance_core.output import PromptToken, TokenSpelling, TokenTextLogprob
 
+_repr = float.__repr__
+
 
 @dataclass(frozen=True, slots=True)
 class TokenNames:
@@ -53,15 +55,19 @@ def token_logprobs(entries: Iterable[TokenTextLogprob], names: TokenNames) -> li
     name = names.name
     written = []
     for entry in entries:
-        top = ",".join([_token(name(spelling), logprob, spelling) + "}" for spelling, logprob in entry.top()])
-        token = _token(name(entry.spelling), entry.logprob, entry.spelling)
-        written.append(Json(f'{token},"top_logprobs":[{top}]}}'))
+        # Some twenty for each token of an answer: calls would cost more than what they do.
+        top = [
+            f'{{"token":{name(spelling)},"logprob":{_repr(logprob) if logprob > -9999.0 else "-9999.0"},'
+            f'"bytes":{spelling.json_bytes}}}'
+            for spelling, logprob in entry.top()
+        ]
+        written.append(
+            Json(
+                f'{{"token":{name(entry.spelling)},"logprob":{logprob_json(entry.logprob)},'
+                f'"bytes":{entry.spelling.json_bytes},"top_logprobs":[{",".join(top)}]}}'
+            )
+        )
     return written
-
-
-def _token(name: str, logprob: float, spelling: TokenSpelling) -> str:
-    """An object that is still open."""
-    return f'{{"token":{name},"logprob":{logprob_json(logprob)},"bytes":{spelling.json_bytes}'
 
 
 async def prompt_logprobs(tokens: Sequence[PromptToken], count: int) -> list[Json | None]:
