@@ -11,6 +11,8 @@ from guidance_core.errors import InvalidGrammar
 from guidance_core.grammar.json_schema import Translation
 
 _UNSATISFIABLE = "Unsatisfiable schema"
+_OF_A_DEFINITION = "while processing"
+"""What llguidance adds where it is about something that a reference leads to, which may be optional."""
 
 
 def first_taken(candidates: Iterable[Translation], problem_of: Callable[[str], str | None]) -> Translation:
@@ -25,12 +27,17 @@ def first_taken(candidates: Iterable[Translation], problem_of: Callable[[str], s
     """
     problem: str | None = None
     for candidate in candidates:
-        if problem is not None and _UNSATISFIABLE in problem and candidate.route == "checked":
+        if problem is not None and is_unsatisfiable(problem) and candidate.route == "checked":
             break  # what allows more would only hide that nothing is right
         problem = problem_of(candidate.source)
         if problem is None:
             return candidate
     raise InvalidGrammar(str(problem))
+
+
+def is_unsatisfiable(problem: str) -> bool:
+    """Whether llguidance does not take a schema because nothing satisfies the whole of it."""
+    return _UNSATISFIABLE in problem and _OF_A_DEFINITION not in problem
 
 
 def taken(candidates: Iterable[Translation]) -> Translation:

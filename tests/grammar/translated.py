@@ -10,13 +10,14 @@ from llguidance import LLMatcher, LLTokenizer
 from guidance_core.api.checking import satisfies
 from guidance_core.generation import Grammar
 from guidance_core.grammar.json_schema import Translation, translations
+from guidance_core.grammar.taking import is_unsatisfiable
 
 
 def translated(schema: dict[str, Any], *, exact: bool = False) -> Translation:
     """The translation that is used: the first that llguidance takes."""
     problem = ""
     for translation in translations(json.dumps(schema), exact=exact):
-        if "Unsatisfiable schema" in problem and translation.route == "checked":
+        if is_unsatisfiable(problem) and translation.route == "checked":
             break
         problem = LLMatcher.validate_grammar(translation.source)
         if not problem:

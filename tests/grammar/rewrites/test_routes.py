@@ -241,3 +241,9 @@ def test_what_multiplies_beyond_llguidance_s_limits_is_checked(ll_tokenizer: LLT
     assert passes(translation, '{"kind": "a", "at": 3}')
     assert not passes(translation, '{"kind": "a"}')
     assert not grammar_accepts(ll_tokenizer, translation, '{"kind": "x"}')
+
+
+def test_a_property_that_nothing_satisfies_does_not_refuse_the_object(ll_tokenizer: LLTokenizer) -> None:
+    node = {"type": "object", "properties": {"a": {"$ref": "#/$defs/node", "required": ["b"]}}}
+    schema = {"$ref": "#/$defs/node", "minProperties": 0, "$defs": {"node": node | {"additionalProperties": False}}}
+    assert grammar_accepts(ll_tokenizer, translated(schema), "{}")
