@@ -69,10 +69,6 @@ class Detokenizer:
             found = self._bytes[token_id] = self._spell(token_id)
         return found
 
-    def token_text(self, token_id: int) -> str:
-        """`token_bytes` as text, with U+FFFD for what is not UTF-8 by itself."""
-        return self.spelling(token_id).text
-
     def _spelling(self, token_id: int) -> TokenSpelling:
         return TokenSpelling.of(token_id, self.token_bytes(token_id))
 

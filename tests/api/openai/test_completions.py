@@ -198,7 +198,7 @@ async def test_prompt_logprobs_have_vllms_shape(client: httpx.AsyncClient, hello
 async def test_an_improbable_token_has_a_finite_logprob_and_the_likeliest_of_one_text_is_told(
     client: httpx.AsyncClient, executor: ScriptedExecutor, loaded: LoadedModel
 ) -> None:
-    broken = [id for id in range(300) if loaded.detokenizer.token_text(id) == "\ufffd"][:2]
+    broken = [id for id in range(300) if loaded.detokenizer.spelling(id).text == "\ufffd"][:2]
     scored = TokenLogprob(broken[0], -math.inf, ((broken[1], -0.25),), rank=9)
     executor.script = lambda request, index: [
         TokenDelta(index=index, finish_reason="length", prompt_logprobs=(scored,))
