@@ -168,23 +168,34 @@ __device__ inline char* row_address(const Rows& rows, int i) {
     return index < 0 ? nullptr : rows.base + index * rows.stride;
 }
 
-// The bits of one word of a mask. Before the row and behind it everything is "allowed", beyond the mask nothing is.
-__device__ inline unsigned allowed_word(const unsigned* mask, int words, int vocabulary, int word) {
-    if (word < 0) return ~0u;
+// Of one word of a mask, the bits that stand before or behind the row: there everything is "allowed".
+__device__ inline unsigned bits_outside(int vocabulary, int word) {
     const int left = vocabulary - word * 32;
-    if (left <= 0) return ~0u;
-    const unsigned bits = word < words ? mask[word] : 0u;
-    return left < 32 ? bits | ~0u << left : bits;
+    if (word < 0 || left <= 0) return ~0u;
+    return left < 32 ? ~0u << left : 0u;
+}
+
+// One word of a mask; beyond the mask nothing is allowed.
+__device__ inline unsigned mask_word(const unsigned* mask, int words, int word) {
+    return word >= 0 && word < words ? mask[word] : 0u;
+}
+
+__device__ inline unsigned allowed_word(const unsigned* mask, int words, int vocabulary, int word) {
+    return mask_word(mask, words, word) | bits_outside(vocabulary, word);
 }
 
 // The bits of one chunk, which begins `shift` logits before the mask's word of the same number. All lanes of a warp call
-// this, for one row and for chunks that follow each other: each word of the mask is read once.
+// this, for one row and for chunks that follow each other: each asks the lane before for its word. The first, which has
+// nobody to ask, reads two words before it waits for either.
 __device__ inline unsigned allowed_chunk(const Masking& m, int i, int chunk, int shift) {
     const unsigned* mask = m.mask + i * m.mask_stride;
-    const unsigned bits = allowed_word(mask, m.words, m.vocabulary, chunk);
+    const bool is_first = threadIdx.x % 32 == 0;
+    const unsigned mine = mask_word(mask, m.words, chunk);
+    const unsigned read = is_first && shift != 0 ? mask_word(mask, m.words, chunk - 1) : 0u;
+    const unsigned bits = mine | bits_outside(m.vocabulary, chunk);
     if (shift == 0) return bits;
-    unsigned before = __shfl_up_sync(ALL_LANES, bits, 1);
-    if (threadIdx.x % 32 == 0) before = allowed_word(mask, m.words, m.vocabulary, chunk - 1);
+    const unsigned asked = __shfl_up_sync(ALL_LANES, bits, 1);
+    const unsigned before = is_first ? read | bits_outside(m.vocabulary, chunk - 1) : asked;
     return bits << shift | before >> (32 - shift);
 }
 
