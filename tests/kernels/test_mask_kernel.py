@@ -102,3 +102,17 @@ def test_on_a_gpu_a_captured_graph_reads_masks_and_rows_again() -> None:
         torch.cuda.synchronize()
         assert logits[row].isfinite().nonzero().flatten().tolist() == [bit for bit in range(3) if row >> bit & 1]
         assert logits.isfinite().sum() == 7 * vocabulary + row.bit_count()
+
+
+@needs_gpu
+def test_on_a_gpu_kernels_that_are_placed_early_wait_for_what_is_ahead() -> None:
+    logits = torch.zeros(64, 128_256, device="cuda")
+    nothing = torch.zeros(64, 4008, dtype=torch.int32, device="cuda")
+    everything = torch.full_like(nothing, -1)
+    finite = torch.zeros(30, dtype=torch.int64, device="cuda")
+    for left in finite:
+        logits.fill_(1.0)
+        mask_logits(logits, everything)  # ends at once, and must not let the next overtake the filling
+        mask_logits(logits, nothing)
+        left.copy_(logits.isfinite().sum())
+    assert not finite.any()
