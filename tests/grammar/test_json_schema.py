@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker, validators
+from jsonschema import Draft202012Validator, validators
 from llguidance import LLTokenizer
 
 from guidance_core.errors import InvalidGrammar
@@ -255,7 +255,8 @@ def test_whatever_tokens_are_drawn_a_complete_answer_validates(
     ll_tokenizer: LLTokenizer, schema: dict[str, Any]
 ) -> None:
     walker = Walker(ll_tokenizer, seed=1)
-    validator = validators.validator_for(schema, default=Draft202012Validator)(schema, format_checker=FormatChecker())
+    kind = validators.validator_for(schema, default=Draft202012Validator)
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
     grammar = translated(schema).source
     answers = [answer for _ in range(20) if (answer := walker.walk(grammar)) is not None]
     assert answers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker, validators
+from jsonschema import Draft202012Validator, validators
 from llguidance import LLMatcher, LLTokenizer
 
 from guidance_core.config import GuidanceSettings
@@ -41,7 +41,7 @@ def test_every_answer_is_complete_and_valid_from_little_more_than_the_shortest_i
         except InvalidGrammar:
             continue
         kind = validators.validator_for(entry["schema"], default=Draft202012Validator)
-        validator = kind(entry["schema"], format_checker=FormatChecker())
+        validator = kind(entry["schema"], format_checker=kind.FORMAT_CHECKER)
         least = min([shortest(batch, grammar), *_instances(entry, grammar.source, ll_tokenizer)])
         for max_tokens in (int(1.1 * least), int(1.5 * least), 3 * least):
             for model in MODELS:

@@ -230,6 +230,10 @@ class _Kernel:
             values = [f"as<{_type(wide)}>({value})" for value in values]
         if name in ("mul", "mad"):
             return self._set(target, " * ".join(values[:2]) + (f" + {values[2]}" if name == "mad" else ""))
+        if name == "shf":
+            both = f"((uint64_t){values[1]} << 32 | {values[0]})"
+            shifted = f"{both} << ({values[2]} & 31) >> 32" if code[1] == "l" else f"{both} >> ({values[2]} & 31)"
+            return self._set(target, shifted)
         if name == "bfi":
             at, length = (self._value("u32", each) for each in operands[3:])
             return self._set(target, f"bfi({values[0]}, {values[1]}, {at}, {length})")
@@ -278,7 +282,7 @@ class _Kernel:
         if of == "f16":
             return self._set(operands[0], f"half_to_float({self._raw(operands[1])})")
         if to == "f16":
-            return self._set(operands[0], f"float_to_half({self._raw(operands[1])})")
+            return self._set(operands[0], f"float_to_half({self._value('f32', operands[1])})")
         value = self._value(of, operands[1])
         return self._set(operands[0], f"(float){value}" if to == "f32" else f"as<{_type(to)}>({value})")
 

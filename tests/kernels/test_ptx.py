@@ -23,12 +23,12 @@ from tests.kernels.test_fused_mask import check, poisoned, samplings
 Libraries = dict[torch.dtype, ctypes.CDLL]
 
 
-@pytest.fixture(scope="module")
-def ptx(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
-    """The kernels' PTX for Hopper, compiled for this processor."""
+@pytest.fixture(scope="module", params=[(9, 1), (10, 1)], ids=["Hopper", "Blackwell"])
+def ptx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Libraries:
+    """The kernels' PTX, compiled for this processor."""
     if shutil.which("g++") is None:
         pytest.skip("running PTX on the CPU needs g++ (on Debian: apt-get install g++)")
-    return build(tmp_path_factory.mktemp("ptx"), (9, 1))
+    return build(tmp_path_factory.mktemp("ptx"), request.param)
 
 
 def test_wrong_accesses_to_memory_are_reported(tmp_path: Path) -> None:
