@@ -54,9 +54,10 @@ class SomeSlots:
         self.vocab_size, self.max_model_len = runner.vocab_size, runner.max_model_len
         self.eos_token_ids, self.whole_images = runner.eos_token_ids, runner.whole_images
 
-    def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
+    def forward(self, segments: Sequence[Segment], *, before_logits: Callable[[], None] | None = None) -> torch.Tensor:
         """As `ModelRunner.forward`."""
-        return self._runner.forward([replace(segment, slot=segment.slot + self._first) for segment in segments])
+        moved = [replace(segment, slot=segment.slot + self._first) for segment in segments]
+        return self._runner.forward(moved, before_logits=before_logits)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """As `ModelRunner.copy_prefix`."""

@@ -6,8 +6,10 @@ import logging
 import math
 import random
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -43,7 +45,7 @@ class Runner(Protocol):
     eos_token_ids: tuple[int, ...]
     whole_images: bool
 
-    def forward(self, segments: Rows[Segment]) -> torch.Tensor:
+    def forward(self, segments: Rows[Segment], *, before_logits: Callable[[], None] | None = None) -> torch.Tensor:
         """See `ModelRunner.forward`."""
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -317,9 +319,8 @@ class Engine:
                 rows += 1
         sequences = [works[index].sequence for index in sampled]
         guided = [(row, s.id) for row, s in enumerate(sequences) if s.request.grammar is not None]
-        if guided and self._guidance is not None:
-            self._guidance.begin(guided)
-        logits = self._runner.forward([work.segment for work in works])
+        begin = partial(self._guidance.begin, guided) if guided and self._guidance is not None else None
+        logits = self._runner.forward([work.segment for work in works], before_logits=begin)
         for tokens, ranked in ((in_prompts, True), (in_answers, False)):
             if tokens:
                 samplings = [works[scored.work].sequence.sampling for scored in tokens]

@@ -60,9 +60,11 @@ class FakeRunner:
             tokens.append(token)
         return tokens[len(prompt) :]
 
-    def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
+    def forward(self, segments: Sequence[Segment], *, before_logits: Callable[[], None] | None = None) -> torch.Tensor:
         assert len({segment.slot for segment in segments}) == len(segments)
         self.batches.append(list(segments))
+        if before_logits is not None:
+            before_logits()
         rows = []
         for segment in segments:
             held = self._held[segment.slot]

@@ -247,6 +247,22 @@ def test_logits_are_the_callers_to_change(runner):
     assert torch.equal(runner.forward([Segment(0, 0, [5, 6, 7], "last")]), kept)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2 with softcaps"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_who_waits_for_the_logits_is_called_once_between_the_last_layer_and_them(tmp_path, architecture, dtype):
+    save_model(tmp_path, *SERVED[architecture])
+    runner = load(tmp_path, dtype=dtype)
+    model, order = runner._model, []
+    model.base_model.register_forward_hook(lambda *_: order.append("layers"))
+    model.get_output_embeddings().register_forward_hook(lambda *_: order.append("logits"))
+    for segments in ([Segment(0, 0, [5, 6], "none"), Segment(1, 0, [7], "last")], [Segment(0, 2, [8, 9], "all")]):
+        runner.forward(segments, before_logits=lambda: order.append("called"))
+        assert order == ["layers", "called", "logits"]
+        order.clear()
+    runner.forward([Segment(0, 4, [8], "last")])
+    assert order == ["layers", "logits"]
+
+
 def test_a_row_does_not_depend_on_what_its_neighbours_slots_hold(runner):
     runner.forward([Segment(0, 0, [5, 6, 7], "none"), Segment(1, 0, [9] * 40, "none")])
     batch = [Segment(0, 3, [8], "last"), Segment(1, 40, [9], "last")]
