@@ -4,7 +4,8 @@ Free answers and constrained ones run side by side in one process, on one model,
 length: a step of the one, a step of the other, in the order A B B A, so that what else the machine does, and how long
 the texts have grown, meets both alike. A step is what the executor's process does for it, up to the pickled message.
 Without forcing, each step of either gives each stream one token, and the pairs of steps are compared; with forcing, the
-time per token. In brackets: 95 % of the estimates from resampled blocks of pairs.
+time per token. In brackets: 95 % of the estimates from resampled blocks of pairs. Of what is added to the step in the
+middle, some is spent outside the forward pass, in µs; the rest is a forward pass that takes longer.
 
 ``--threads`` are the forward pass's. With one less than there are cores, masks are filled behind it.
 """
@@ -19,10 +20,11 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 
@@ -53,11 +55,15 @@ class SomeSlots:
         self.num_slots = count
         self.vocab_size, self.max_model_len = runner.vocab_size, runner.max_model_len
         self.eos_token_ids, self.whole_images = runner.eos_token_ids, runner.whole_images
+        self.forward_seconds = 0.0
 
     def forward(self, segments: Sequence[Segment], *, before_logits: Callable[[], None] | None = None) -> torch.Tensor:
         """As `ModelRunner.forward`."""
         moved = [replace(segment, slot=segment.slot + self._first) for segment in segments]
-        return self._runner.forward(moved, before_logits=before_logits)
+        start = perf_counter()
+        logits = self._runner.forward(moved, before_logits=before_logits)
+        self.forward_seconds = perf_counter() - start
+        return logits
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """As `ModelRunner.copy_prefix`."""
@@ -68,11 +74,34 @@ class SomeSlots:
         self._runner.clear(slot + self._first, length)
 
 
+class Step(NamedTuple):
+    """What a step took.
+
+    Attributes:
+        seconds: in all.
+        outside: seconds of it outside the forward pass.
+        tokens: that it gave, all streams together.
+    """
+
+    seconds: float
+    outside: float
+    tokens: int
+
+
 class Streams:
     """Answers that run together, past their prompts."""
 
-    def __init__(self, engine: Engine, prompts: Iterator[list[int]], count: int, grammar: Grammar | None) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        slots: SomeSlots,
+        guidance: GuidanceBatch | None,
+        settings: TorchSettings,
+        prompts: Iterator[list[int]],
+        count: int,
+        grammar: Grammar | None,
+    ) -> None:
+        self._slots = slots
+        engine = self._engine = Engine(slots, guidance, settings)
         # The grammar's answers are too long to end; the others must not.
         sampling = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0, ignore_eos=grammar is None)
         for key in range(count):
@@ -84,14 +113,15 @@ class Streams:
         while len(begun) < count:
             begun.update(key for key, _ in engine.step().deltas)
 
-    def step(self) -> tuple[float, int]:
-        """One step: its seconds, and its tokens."""
+    def step(self) -> Step:
+        """Run one."""
         start = perf_counter()
         stepped = self._engine.step()
         ForkingPickler.dumps(stepped)
         seconds = perf_counter() - start
         assert not stepped.failures, stepped.failures
-        return seconds, sum(len(delta.token_ids) for _, delta in stepped.deltas)
+        tokens = sum(len(delta.token_ids) for _, delta in stepped.deltas)
+        return Step(seconds, seconds - self._slots.forward_seconds, tokens)
 
     def end(self) -> None:
         """Run what is left."""
@@ -99,30 +129,28 @@ class Streams:
             self._engine.step()
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A step of each: seconds and tokens."""
+class Pair(NamedTuple):
+    """A step of each."""
 
-    free: float
-    free_tokens: int
-    guided: float
-    guided_tokens: int
+    free: Step
+    guided: Step
 
 
 def added_median(pairs: Sequence[Pair]) -> float:
     """What a grammar adds to the step in the middle, as a share of a free one."""
-    return statistics.median(p.guided - p.free for p in pairs) / statistics.median(p.free for p in pairs)
+    added = statistics.median(p.guided.seconds - p.free.seconds for p in pairs)
+    return added / statistics.median(p.free.seconds for p in pairs)
 
 
 def added_mean(pairs: Sequence[Pair]) -> float:
     """What a grammar adds to all steps together."""
-    return sum(p.guided for p in pairs) / sum(p.free for p in pairs) - 1
+    return sum(p.guided.seconds for p in pairs) / sum(p.free.seconds for p in pairs) - 1
 
 
 def added_per_token(pairs: Sequence[Pair]) -> float:
     """What a grammar adds to the time per token; less than nothing where it forces enough of them."""
-    guided = sum(p.guided for p in pairs) / sum(p.guided_tokens for p in pairs)
-    return guided / (sum(p.free for p in pairs) / sum(p.free_tokens for p in pairs)) - 1
+    guided = sum(p.guided.seconds for p in pairs) / sum(p.guided.tokens for p in pairs)
+    return guided / (sum(p.free.seconds for p in pairs) / sum(p.free.tokens for p in pairs)) - 1
 
 
 def with_interval(estimate: Callable[[Sequence[Pair]], float], pairs: Sequence[Pair]) -> str:
@@ -144,9 +172,9 @@ def interleave(free: Streams, guided: Streams, streams: int, number: int) -> lis
             one, other = free.step(), guided.step()
         else:
             other, one = guided.step(), free.step()
-        if min(one[1], other[1]) < streams:
+        if min(one.tokens, other.tokens) < streams:
             break
-        pairs.append(Pair(*one, *other))
+        pairs.append(Pair(one, other))
     return pairs
 
 
@@ -167,25 +195,33 @@ def measure(options: argparse.Namespace) -> None:
     gc.collect()
     gc.freeze()
     print(f"{torch.get_num_threads()} threads for the forward pass, {os.cpu_count()} cores.")
-    print("| streams | free step, median | added, median step | added, all steps | with forced tokens, per token |")
-    print("|---|---|---|---|---|")
+    print("| streams | free step, median | added, median step | outside the forward pass | added, all steps | ", end="")
+    print("with forced tokens, per token |")
+    print("|---|---|---|---|---|---|")
     for streams, rounds in zip(options.streams, options.rounds, strict=True):
         measured: dict[bool, list[Pair]] = {False: [], True: []}
         for _ in range(rounds):
             for forced, pairs in measured.items():
                 guidance = GuidanceSettings(forced_tokens=forced, masks_ahead=options.masks_ahead)
                 batch = GuidanceBatch(tokenizer, vocab_size=runner.vocab_size, max_rows=streams, settings=guidance)
-                free = Streams(Engine(SomeSlots(runner, 0, streams), None, settings), prompts, streams, None)
-                guided = Streams(Engine(SomeSlots(runner, most, streams), batch, settings), prompts, streams, grammar)
+                free = Streams(SomeSlots(runner, 0, streams), None, settings, prompts, streams, None)
+                guided = Streams(SomeSlots(runner, most, streams), batch, settings, prompts, streams, grammar)
                 interleave(free, guided, streams, 2)
                 pairs += interleave(free, guided, streams, ANSWER_TOKENS)
                 free.end()
                 guided.end()
                 batch.close()
-        median = 1e3 * statistics.median(pair.free for pair in measured[False])
-        cells = [with_interval(estimate, measured[False]) for estimate in (added_median, added_mean)]
-        cells.append(with_interval(added_per_token, measured[True]))
-        print(f"| {streams} | {median:.1f} ms | {' | '.join(cells)} |", flush=True)
+        one_each, forced_too = measured[False], measured[True]
+        median = 1e3 * statistics.median(pair.free.seconds for pair in one_each)
+        outside = 1e6 * statistics.median(pair.guided.outside - pair.free.outside for pair in one_each)
+        cells = [
+            f"{median:.1f} ms",
+            with_interval(added_median, one_each),
+            f"{outside:+.0f} µs",
+            with_interval(added_mean, one_each),
+            with_interval(added_per_token, forced_too),
+        ]
+        print(f"| {streams} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
