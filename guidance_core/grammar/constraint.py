@@ -15,7 +15,7 @@ from guidance_core.grammar.gbnf import is_gbnf, lark_from_gbnf
 from guidance_core.grammar.json_schema import Translation, translations
 from guidance_core.grammar.lark_text import enforceable, enforceable_grammars
 from guidance_core.grammar.reasoning import Thoughts, with_thoughts
-from guidance_core.grammar.rust_regex import between_slashes
+from guidance_core.grammar.rust_regex import between_slashes, escaped
 from guidance_core.grammar.taking import can_begin, is_empty
 from guidance_core.grammar.tools import Answer, Function, tools_grammar
 from guidance_core.tool_format import ToolFormat
@@ -71,7 +71,7 @@ class Constraint:
                 yield from translations(self.definition, exact=self.exact)
             case "choice":
                 options = json.loads(self.definition)
-                yield Translation(_regex_grammar("|".join(map(_escaped, options))))
+                yield Translation(_regex_grammar("|".join(map(escaped, options))))
             case "regex":
                 source = _regex_grammar(self.definition)
                 if is_empty(source):
@@ -298,8 +298,3 @@ def _enforceable(definition: str) -> str:
 
 def _regex_grammar(pattern: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": f"start: {between_slashes(pattern)}"}]}, ensure_ascii=False)
-
-
-def _escaped(text: str) -> str:
-    """The text as a regex that matches only it."""
-    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)

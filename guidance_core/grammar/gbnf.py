@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from guidance_core.errors import InvalidGrammar
+from guidance_core.grammar.rust_regex import escaped
 
 _DEFINITION = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -188,9 +189,9 @@ class _Reader:
                 high = self._character()
                 if low > high:
                     self._fail("a range whose ends are swapped")
-                items.append(f"{_in_class(low)}-{_in_class(high)}")
+                items.append(f"{escaped(low)}-{escaped(high)}")
             else:
-                items.append(_in_class(low))
+                items.append(escaped(low))
         if not items:
             self._fail("an empty class")
         return f"/[{'^' if negated else ''}{''.join(items)}]/"
@@ -244,7 +245,3 @@ def _repeated(part: _Node, repetition: re.Match[str]) -> _Node:
 
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _in_class(character: str) -> str:
-    return character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):X}}}"

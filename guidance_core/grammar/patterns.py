@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
+from guidance_core.grammar.rust_regex import escaped
+
 # For each class: what all readings put in it, and what any of them does.
 _SPACE_COMMON = r"\t\n\x0B\x0C\r \xA0\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
 _SPACE_ANY = _SPACE_COMMON + r"\x1C-\x1F\x85\x{FEFF}"
@@ -268,5 +270,4 @@ def _class(letter: str, *, wide: bool) -> str:
 def _literal(code_point: int) -> str:
     if 0xD800 <= code_point < 0xE000:
         raise PatternError("the pattern names half of a surrogate pair, which no text can contain")
-    character = chr(code_point)
-    return character if character.isascii() and character.isalnum() else f"\\x{{{code_point:X}}}"
+    return escaped(chr(code_point))

@@ -22,6 +22,11 @@ _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\\[])*\]|\(\?P?<stop>"
 _NAMED_STOP = re.compile(r"(?<!\\)\(\?P?<stop>")
 
 
+def escaped(text: str) -> str:
+    """The text as a pattern that matches only it, also inside of a class."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)
+
+
 def between_slashes(pattern: str) -> str:
     r"""A pattern as Lark text.
 

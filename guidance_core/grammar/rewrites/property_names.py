@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from guidance_core.grammar.check import CheckError
 from guidance_core.grammar.keywords import Schema
 from guidance_core.grammar.rewrites.ledger import Ledger
-from guidance_core.grammar.rewrites.words import other_than
+from guidance_core.grammar.rewrites.words import escaped, other_than
 
 if TYPE_CHECKING:
     from guidance_core.grammar.document import Document
@@ -63,7 +63,7 @@ def _pattern_of(names: Any, document: Document) -> str | None:
     values = document.prover.values(names)
     if values is not None:
         allowed = [value for value in values if isinstance(value, str) and _is_allowed(value, names, document)]
-        return f"^(?:{'|'.join(map(_escaped, allowed))})$"
+        return f"^(?:{'|'.join(map(escaped, allowed))})$"
     constraints = {keyword: value for keyword, value in names.items() if keyword not in _ANNOTATIONS}
     match constraints:
         case {"pattern": str(pattern), **others} if not others:
@@ -77,7 +77,3 @@ def _pattern_of(names: Any, document: Document) -> str | None:
             ",-1", ","
         )
     return None
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else f"\\u{{{ord(c):X}}}" for c in text)

@@ -10,6 +10,7 @@ from guidance_core.grammar.patterns import PatternError, common_regex, without_a
 from guidance_core.grammar.refusals import refuse
 from guidance_core.grammar.rewrites.assertions import leading_assertions
 from guidance_core.grammar.rewrites.ledger import Ledger
+from guidance_core.grammar.rust_regex import escaped
 
 _MANY = 32
 """Values of an ``enum``."""
@@ -53,12 +54,7 @@ def _words(schema: Schema) -> str | None:
         return None
     del schema["enum"]
     schema["type"] = "string"
-    return f"^(?:{'|'.join(map(_escaped, values))})$"
-
-
-def _escaped(text: str) -> str:
-    """The text as a pattern in Rust's syntax that matches only it."""
-    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)
+    return f"^(?:{'|'.join(map(escaped, values))})$"
 
 
 def _is_undecided(lengths: Schema, patterns: list[str]) -> bool:

@@ -31,13 +31,14 @@ def _excluding(words: Iterable[str], *, prefixes: bool) -> str | None:
     for beginning, following in sorted(beginnings.items()):
         if prefixes and any(beginning.startswith(word) for word in excluded):
             continue
-        text = "".join(map(_escaped, beginning))
+        text = escaped(beginning)
         if beginning not in excluded:
             alternatives.append(text)
-        other = f"[^{''.join(map(_escaped, sorted(following)))}]" if following else _ANY
+        other = f"[^{escaped(''.join(sorted(following)))}]" if following else _ANY
         alternatives.append(f"{text}{other}{_ANY}*")
     return f"^(?:{'|'.join(alternatives)})$" if alternatives else None
 
 
-def _escaped(character: str) -> str:
-    return character if character.isascii() and character.isalnum() else f"\\u{{{ord(character):X}}}"
+def escaped(text: str) -> str:
+    """The text as an ECMA-262 pattern that matches only it, also inside of a class."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\u{{{ord(c):X}}}" for c in text)
