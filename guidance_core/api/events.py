@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
+from guidance_core.api.json_text import json_ascii
 from guidance_core.api.streaming import ClosingStream, folded, with_fillers
 from guidance_core.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
 _CHECKING = b": checking\n\n"
+
+
+def data_event(data: dict[str, Any]) -> bytes:
+    """One event of no named type."""
+    return f"data: {json_ascii(data)}\n\n".encode("ascii")
 
 
 def event_stream(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 
 from typing_extensions import Self
 
+from guidance_core.api.json_text import finite, json_ascii
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.generation import Grammar
 from guidance_core.grammar.replay import Replay, Report
 from guidance_core.output import TextDelta
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class GrammarLog:
@@ -36,15 +34,15 @@ class GrammarLog:
         if not self._replays:
             return ""
         reports = await asyncio.to_thread(_reports, self._replays[choice], piece)
-        return "".join(f"JSON-OUT: {_encode(report)}\n" for report in reports)
+        return "".join(f"JSON-OUT: {json_ascii(report)}\n" for report in reports)
 
 
 def _reports(replay: Replay, piece: TextDelta) -> list[Report]:
     reports: list[Report] = []
     for entry in piece.logprobs or ():
         for report in replay.push([entry.token_id]):
-            # Llguidance leaves a text's logprob at zero, as it does not know it. JSON has no infinity.
+            # Llguidance leaves a text's logprob at zero, as it does not know it.
             if report["object"] == "text" and report["num_tokens"]:
-                report["log_prob"] = max(entry.logprob, -9999.0)
+                report["log_prob"] = finite(entry.logprob)
             reports.append(report)
     return reports + replay.finish() if piece.finish_reason == "stop" else reports

@@ -29,9 +29,14 @@ def json_ascii(value: Any) -> str:
     return _written(value, encode_basestring_ascii, _encode_ascii)
 
 
-def logprob_json(logprob: float) -> str:
+def finite(logprob: float) -> float:
     """A log-probability as JSON can say it: OpenAI writes -9999 for a token that is as good as impossible."""
-    return float.__repr__(logprob) if logprob > -9999.0 else "-9999.0"
+    return logprob if logprob > -9999.0 else -9999.0
+
+
+def logprob_json(logprob: float) -> str:
+    """`finite`, written."""
+    return float.__repr__(finite(logprob))
 
 
 class JsonBody(Response):

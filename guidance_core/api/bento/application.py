@@ -27,7 +27,7 @@ from guidance_core.api.bento.openapi import Method, described
 from guidance_core.api.dialects import http_failure
 from guidance_core.api.openai.errors import error_response, failure_response
 from guidance_core.api.streaming import unless_disconnected
-from guidance_core.config import load_settings
+from guidance_core.config import Settings, load_settings
 from guidance_core.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class OpenAIService(bentoml.Service[T]):
         """The application that a worker runs."""
         self.inject_config()
         _log_as_bentoml()
-        settings = load_settings(arguments=vars(bentoml.use_arguments()))
+        settings = _settings()
         keys = ApiKeys(settings.server) if settings.server.needs_keys else None
         app = cast(Starlette, _AppFactory(self, is_main=is_main, keys=keys)())
         tracing.use(BentoMLContainer.tracer_provider.get())
@@ -67,8 +67,12 @@ class OpenAIService(bentoml.Service[T]):
             )
             for api in self.apis.values()
         ]
-        settings = load_settings(arguments=vars(bentoml.use_arguments()))
+        settings = _settings()
         return described(super().openapi_spec, methods, with_keys=settings.server.needs_keys)
+
+
+def _settings() -> Settings:
+    return load_settings(arguments=vars(bentoml.use_arguments()))
 
 
 def _log_as_bentoml() -> None:

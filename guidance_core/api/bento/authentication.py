@@ -53,37 +53,36 @@ class ApiKeys:
         self._file = None if settings.api_key_file is None else Path(settings.api_key_file)
         self._seen: object = None
         self._from_file: list[bytes] = []
-        if self._file is not None:
-            try:
-                self._seen = _version(self._file)
-                self._from_file = _digests(_read(self._file))
-            except (OSError, ValueError) as error:
-                raise BadSettings(f"{self._file}: {_reason(error)} The setting server.api_key_file names it.") from None
+        if self._file is not None and (problem := self._read_changed(self._file)) is not None:
+            raise BadSettings(f"{self._file}: {problem} The setting server.api_key_file names it.")
 
     def admit(self, key: str) -> bool:
         """Whether a key is good. How long that takes does not depend on which, nor on how much of it is right."""
-        self._read_again()
+        if self._file is not None and (problem := self._read_changed(self._file)) is not None:
+            _log.error("%s: %s The keys it had go on being good.", self._file, problem)
         digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
         return sum(hmac.compare_digest(digest, known) for known in (*self._fixed, *self._from_file)) > 0
 
-    def _read_again(self) -> None:
-        """Take the keys that a changed file has; what cannot be read changes nothing but is said once."""
-        if self._file is None:
-            return
+    def _read_changed(self, file: Path) -> str | None:
+        """Take the keys of a changed file. What keeps them from being read changes nothing, and is said once."""
         version: object
         try:
-            version = _version(self._file)
+            version = _version(file)
         except OSError as error:
             version = str(error)
         if version == self._seen:
-            return
+            return None
         self._seen = version
         try:
-            self._from_file = _digests(_read(self._file))
-        except (OSError, ValueError) as error:
-            _log.error("%s: %s The keys it had go on being good.", self._file, _reason(error))
-        else:
-            _log.info("%s has changed: %d keys are good.", self._file, len(self._fixed) + len(self._from_file))
+            keys = _digests(_read(file))
+        except OSError as error:
+            return f"{error.strerror}."
+        except ValueError as error:
+            return str(error)
+        if self._from_file:
+            _log.info("%s has changed: %d keys are good.", file, len(self._fixed) + len(keys))
+        self._from_file = keys
+        return None
 
 
 class ApiKeyMiddleware:
@@ -130,10 +129,6 @@ def _read(file: Path) -> list[str]:
     if not keys:
         raise ValueError("it holds no key.")
     return keys
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return f"{error.strerror}." if isinstance(error, OSError) else str(error)
 
 
 def _digests(keys: Iterable[str]) -> list[bytes]:

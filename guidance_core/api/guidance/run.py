@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -12,8 +11,10 @@ from typing import Any
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import Piece, TextOptions
 from guidance_core.api.constrained import compiled
+from guidance_core.api.events import data_event
 from guidance_core.api.grammar_log import GrammarLog
 from guidance_core.api.guidance.bodies import RunBody
+from guidance_core.api.json_text import finite
 from guidance_core.api.openai.bodies import ChatBody
 from guidance_core.api.openai.conversation import prompt_of
 from guidance_core.api.resampling import CheckBudget
@@ -26,9 +27,6 @@ from guidance_core.output import TextDelta, TokenTextLogprob
 
 _SPACE = " "
 """Llgtrt's prompt where there is none and the model has no token that begins a text."""
-
-# ASCII only: clients exist that end a line at U+2028, where SSE does not.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 DONE = b"data: [DONE]\n\n"
 
@@ -89,7 +87,7 @@ class RunWriter:
 
     def initial(self) -> bytes:
         """The first event."""
-        return _event(
+        return data_event(
             {
                 "id": f"run-{uuid.uuid4()}",
                 "object": "initial-run",
@@ -127,7 +125,7 @@ class RunWriter:
         # In AICI, where this protocol comes from, the tokens of the prompt count as forced ones.
         fast_forward = self._answer.prompt_tokens + forced
         usage = {"sampled_tokens": sampled, "ff_tokens": fast_forward, "cost": 2 * sampled + fast_forward}
-        return _event({"object": "run", "forks": [fork], "usage": usage})
+        return data_event({"object": "run", "forks": [fork], "usage": usage})
 
 
 async def run_events(writer: RunWriter, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
@@ -139,11 +137,6 @@ async def run_events(writer: RunWriter, pieces: AsyncGenerator[Piece, None]) -> 
     yield DONE
 
 
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {_encode(data)}\n\n".encode("ascii")
-
-
 def _logprob(entry: TokenTextLogprob) -> dict[str, Any]:
-    # JSON has no infinity.
-    chosen = {"token": entry.token, "logprob": max(entry.logprob, -9999.0), "bytes": list(entry.spelling.raw)}
+    chosen = {"token": entry.token, "logprob": finite(entry.logprob), "bytes": list(entry.spelling.raw)}
     return {**chosen, "top_logprobs": [chosen]}

@@ -206,6 +206,7 @@ class _Received:
         scores: the log-probabilities of its tokens, where any have come.
         logs: of the grammar.
         echo: what comes before the next piece.
+        echoed: the text that comes before the first one.
     """
 
     pieces: list[TextDelta] = field(default_factory=list)
@@ -213,6 +214,7 @@ class _Received:
     scores: list[float] = field(default_factory=list)
     logs: str = ""
     echo: Echo | None = None
+    echoed: str = ""
 
     def add(self, piece: TextDelta, logprobs: Logprobs | None) -> None:
         """Take the next piece, and what it adds to the log-probabilities."""
@@ -238,7 +240,9 @@ async def _choices(model: LoadedModel, body: CompletionBody, answers: Sequence[A
         async for answer, (index, piece) in pieces:
             number = first_index[id(answer)] + index
             choice = received[number]
-            echo = choice.echo or await _echo(model, body, answer, number // generated)
+            if (echo := choice.echo) is None:
+                echo = await _echo(model, body, answer, number // generated)
+                choice.echoed = echo.text
             # Written as they come: all at the end would hold up everybody else.
             choice.add(piece, _logprobs(body, piece, echo, names))
             choice.echo = echo.behind()
@@ -248,8 +252,7 @@ async def _choices(model: LoadedModel, body: CompletionBody, answers: Sequence[A
         for choice in _likeliest(received[place * generated : (place + 1) * generated], body.n):
             await asyncio.sleep(0)  # others' turn
             whole = joined(choice.pieces)
-            prompt = await _echo(model, body, answer, place)
-            written = _choice(len(choices), prompt.text + whole.text, choice.logprobs, whole.finish_reason)
+            written = _choice(len(choices), choice.echoed + whole.text, choice.logprobs, whole.finish_reason)
             if choice.logs:
                 written["llg_logs"] = choice.logs
             if body.prompt_logprobs is not None:

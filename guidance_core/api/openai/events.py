@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from guidance_core.api.events import data_event
 from guidance_core.api.events import event_stream as guarded_stream
 from guidance_core.api.json_text import json_ascii
 from guidance_core.api.openai.bodies import StreamOptions
@@ -55,4 +56,4 @@ def event_stream(events: AsyncGenerator[bytes, None], *, choices: int, comments_
 
 
 def _failure(error: RequestError) -> bytes:
-    return f"data: {json_ascii(failure_object(error))}\n\n".encode("ascii")
+    return data_event(failure_object(error))

@@ -10,17 +10,13 @@ from typing import Any
 
 from guidance_core.api.answer import merged
 from guidance_core.api.attempt import Piece
-from guidance_core.api.json_text import Json, json_ascii, logprob_json
+from guidance_core.api.events import data_event
+from guidance_core.api.json_text import Json, finite, logprob_json
 from guidance_core.api.served_model import LoadedModel
 from guidance_core.api.tgi.requests import Seeded
 from guidance_core.output import ChoiceOutput, PromptToken, TextDelta, TokenSpelling, TokenTextLogprob
 
 Token = dict[str, Any]
-
-
-def event(data: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json_ascii(data)}\n\n".encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class TokenWriter:
         return {
             "id": spelling.token_id,
             "text": text,
-            "logprob": _finite(logprob),
+            "logprob": finite(logprob),
             "special": spelling.token_id in self._special_ids,
         }
 
@@ -164,7 +160,7 @@ async def stream_events(
 
 def _event(part: Written, generated_text: str | None = None, details: dict[str, Any] | None = None) -> bytes:
     top_tokens = {"top_tokens": part.top_tokens} if part.top_tokens else {}
-    return event(
+    return data_event(
         {"index": part.index, "token": part.token, **top_tokens, "generated_text": generated_text, "details": details}
     )
 
@@ -220,15 +216,10 @@ def prefill_tokens(tokens: Sequence[PromptToken]) -> list[Token]:
         {
             "id": token.spelling.token_id,
             "text": token.spelling.text,
-            "logprob": None if token.scored is None else _finite(token.scored.logprob),
+            "logprob": None if token.scored is None else finite(token.scored.logprob),
         }
         for token in tokens
     ]
-
-
-def _finite(logprob: float) -> float:
-    # JSON has no infinity.
-    return max(logprob, -9999.0)
 
 
 async def wholes(answers: Sequence[Seeded], model: LoadedModel, *, with_tokens: bool) -> list[Whole]:

@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.endpoint import Dialect, Endpoint
-from guidance_core.api.events import event_stream
+from guidance_core.api.events import data_event, event_stream
 from guidance_core.api.example_schemas import PERSON
 from guidance_core.api.json_text import JsonBody
 from guidance_core.api.openai.schemas import ChatCompletion, Completion, ModelList
 from guidance_core.api.served_model import ServedModel
 from guidance_core.api.streaming import started
-from guidance_core.api.tgi.answers import TokenWriter, Whole, event, prefill_tokens, stream_events, wholes
+from guidance_core.api.tgi.answers import TokenWriter, Whole, prefill_tokens, stream_events, wholes
 from guidance_core.api.tgi.bodies import TGICompatGenerateBody, TGIGenerateBody
 from guidance_core.api.tgi.errors import error_response, failure_object
 from guidance_core.api.tgi.openai import MessagesBody, TextBody, chat, models, text
@@ -75,7 +75,7 @@ async def _streamed(served: ServedModel, body: TGIGenerateBody) -> Response:
     )
     return event_stream(
         events,
-        failure=lambda error: event(failure_object(error)),
+        failure=lambda error: data_event(failure_object(error)),
         choices=1,
         comments_every=served.settings.guidance.held_stream_comments if seeded.answer.held else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -10,16 +9,10 @@ from typing import Any
 
 from guidance_core.api.answer import Answer
 from guidance_core.api.attempt import Piece
+from guidance_core.api.events import data_event
+from guidance_core.api.json_text import finite
 from guidance_core.api.triton.bodies import TritonGenerateBody
 from guidance_core.output import TextDelta
-
-# ASCII only: clients exist that end a line at U+2028, where SSE does not.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def event(data: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {_encode(data)}\n\n".encode("ascii")
 
 
 @dataclass(slots=True)
@@ -72,8 +65,7 @@ class OutputWriter:
             # Neither of TensorRT-LLM's two models tells it, but its LLM API's model does, by this name.
             written["finish_reason"] = _tensor([output.finish_reason for output in outputs])
         if self._body.return_log_probs:
-            # JSON has no infinity.
-            logprobs = [[max(logprob, -9999.0) for logprob in sequence.logprobs] for sequence in sequences]
+            logprobs = [[finite(logprob) for logprob in sequence.logprobs] for sequence in sequences]
             for sequence, new in zip(sequences, logprobs, strict=True):
                 sequence.cumulated += sum(new)
             written["cum_log_probs"] = _tensor([sequence.cumulated for sequence in sequences])
@@ -102,7 +94,7 @@ async def stream_events(writer: OutputWriter, pieces: AsyncGenerator[Piece, None
         async for index, piece in pieces:
             writer.push(index, piece)
             if piece.text or piece.finish_reason is not None:
-                yield event(writer.response([index]))
+                yield data_event(writer.response([index]))
 
 
 def _tensor(values: list[Any]) -> Any:

@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from guidance_core.api.endpoint import Answer as Handler
 from guidance_core.api.endpoint import Dialect, Endpoint
-from guidance_core.api.events import event_stream
+from guidance_core.api.events import data_event, event_stream
 from guidance_core.api.openai.bodies import RequestBody
 from guidance_core.api.openai.examples import MODEL
 from guidance_core.api.served_model import LoadedModel, ServedModel
 from guidance_core.api.streaming import started
-from guidance_core.api.triton.answers import OutputWriter, event, stream_events, whole_response
+from guidance_core.api.triton.answers import OutputWriter, stream_events, whole_response
 from guidance_core.api.triton.bodies import IndexBody, TritonGenerateBody
 from guidance_core.api.triton.errors import error_response
 from guidance_core.api.triton.metadata import model_config, model_index, model_metadata, server_metadata
@@ -76,14 +76,14 @@ async def generate_stream(served: ServedModel, request: Request) -> Response:
         events = _one_event(await whole_response(writer, answer, body.num_return_sequences))
     return event_stream(
         events,
-        failure=lambda error: event({"error": error.message}),
+        failure=lambda error: data_event({"error": error.message}),
         choices=body.num_return_sequences,
         comments_every=served.settings.guidance.held_stream_comments if answer.held else None,
     )
 
 
 async def _one_event(response: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-    yield event(response)
+    yield data_event(response)
 
 
 async def live(served: ServedModel, request: Request) -> Response:
